@@ -1,0 +1,23 @@
+"""One writer at a time: a lock file per folder, released by the operating system when its holder dies."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+@contextmanager
+def one_writer(folder):
+    """Hold the exclusive right to write into ``folder`` for the length of a ``with`` block.
+
+    Raises:
+        RuntimeError: at once, when another process holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            yield
+    except Timeout:
+        raise RuntimeError(f"{folder}: another process is writing this run; wait for it or stop it") from None
