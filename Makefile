@@ -1,0 +1,44 @@
+# Everything a newcomer types. Needs make, git and python3; the rest is installed into .venv from uv.lock.
+PROTOCOL ?= quick
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+unexport VIRTUAL_ENV PYTHONPATH
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lab torture clean
+
+help:
+	@echo "make repro     rebuild every table and figure on the quick protocol (PROTOCOL=small, thesis: the others)"
+	@echo "make test      lint, unit tests, the pipeline at toy size, every notebook"
+	@echo "make lab       open the notebooks in JupyterLab"
+	@echo "make torture   the slow tests"
+	@echo "make clean     remove what repro and test made; committed results and .venv stay"
+
+setup: | $(UV)
+	$(UV) sync --frozen
+
+# Without uv on the machine: a private copy. --target, because Debian's pip refuses to install beside its own packages.
+.uv/bin/uv:
+	python3 -m pip install --quiet --target .uv uv || { python3 -m venv .uv && .uv/bin/python -m pip install --quiet uv; }
+
+repro: setup
+	dvc repro report@$(PROTOCOL)
+
+test: setup
+	ruff check .
+	pytest -m "not torture" --nbval-lax --nbval-cwd=. tests notebooks
+
+lab: setup
+	jupyter lab
+
+torture: setup
+	pytest -m torture
+
+clean:
+	rm -rf results/quick results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-*
+	rm -rf dvc_plots .pytest_cache .ruff_cache .dvc/tmp .dvc/cache
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
+
+# For those without uv: environment.yml installs this list.
+requirements.txt: uv.lock | $(UV)
+	$(UV) export --quiet --frozen --no-hashes --no-annotate --no-header --no-emit-project -o $@

@@ -1,0 +1,66 @@
+"""What all context blocks share: argument checks and constant tables kept per map size."""
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+
+def require_at_least(name, value, minimum):
+    """Refuse anything but an integer ≥ ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name}={value!r} must be an integer ≥ {minimum}; nearest valid value: {name}={minimum}")
+    return value
+
+
+def require_quarters(channels):
+    """Refuse a channel count that the relative encoding cannot split into four quarters."""
+    require_at_least("channels", channels, 1)
+    if channels % 4:
+        near = max(4, 4 * round(channels / 4))
+        raise ValueError(f"channels={channels} must be divisible by 4 for the encoding; nearest valid value: channels={near}")
+    return channels
+
+
+class ContextBlock(nn.Module):
+    """Fills the context slot of a residual block: (N, C, H, W) in, (N, ``out_channels``, H, W) out.
+
+    Attributes:
+        channels: C.
+        out_channels: channels handed to the next convolution.
+    """
+
+    def __init__(self, channels, *, out_channels=None):
+        super().__init__()
+        self.channels = require_at_least("channels", channels, 1)
+        self.out_channels = out_channels or channels
+        self._tables = {}
+
+    def make_tables(self, height, width):
+        """NumPy arrays this block needs for maps of one size; integer ones become indices, floating ones take x's dtype."""
+        raise NotImplementedError
+
+    def tables(self, x):
+        """The tables for the size of ``x`` (N, C, H, W), as tensors on its device.
+
+        They are no buffers: buffers would follow ``model.half()`` and lose precision for a later ``model.double()``.
+        """
+        height, width = x.shape[2], x.shape[3]
+        key = (height, width, x.device, x.dtype)
+        if key not in self._tables:
+            made = self._constant_tables(height, width, x.device, x.dtype)
+            if torch.compiler.is_compiling():
+                return made
+            self._tables[key] = made
+        return self._tables[key]
+
+    @torch.compiler.assume_constant_result
+    def _constant_tables(self, height, width, device, dtype):
+        # made outside any tracing or inference mode, so that what is kept is an ordinary tensor
+        with _disable_current_modes(), torch.inference_mode(False):
+            return tuple(
+                torch.from_numpy(table).to(device=device, dtype=dtype if table.dtype.kind == "f" else torch.int64)
+                for table in self.make_tables(height, width)
+            )
+
+    def start_as_identity(self):
+        """Set the weights so that, in eval mode, the centre copy of the input passes unchanged. Weightless blocks do nothing."""

@@ -1,0 +1,78 @@
+"""Data sets: Imagenette or any folder of images, the procedural probe set, and fastai loaders over both."""
+
+from pathlib import Path
+
+from ctxnet.data import imagenette, probe
+from ctxnet.data.loaders import IMAGENET_MEAN, IMAGENET_STD, loaders, normalise
+from ctxnet.data.prepared import Prepared, load_prepared, one_preparer, read_manifest, save_prepared
+from ctxnet.naming import unknown_name
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Prepared",
+    "load_prepared",
+    "loaders",
+    "normalise",
+    "prepare_dataset",
+]
+
+
+def prepare_dataset(protocol, params, root=".", *, progress=True):
+    """The prepared data of a protocol, made on the first call and reused after it.
+
+    Args:
+        protocol: anything with ``dataset`` ("probe", "imagenette" or the path of a folder or tar in train/val
+            layout, relative to ``root``) and ``image_size`` (px).
+        params: the contents of params.yaml; ``params["probe"]`` and ``params["imagenette"]`` are read.
+        root: the project's folder; prepared sets lie in ``data/<dataset>-<image_size>`` under it.
+
+    Returns:
+        Prepared.
+
+    Raises:
+        ValueError: no such data set, or a source that cannot be used.
+    """
+    root, name, size = Path(root), protocol.dataset, protocol.image_size
+    if name == "probe":
+        return _prepare_probe(params["probe"], size, root / "data" / f"probe-{size}")
+    if name == "imagenette":
+        return _prepare_imagenette(params["imagenette"].get("source") or "", size, root, progress)
+    source = root / Path(name).expanduser()
+    if not source.exists():
+        raise unknown_name("dataset (and no such folder or tar)", name, ["probe", "imagenette"])
+    folder = root / "data" / f"{source.resolve().name.split('.')[0]}-{size}"
+    return imagenette.prepare(source, folder, size, dataset=name, progress=progress)
+
+
+def _prepare_imagenette(source, size, root, progress):
+    folder = root / "data" / f"imagenette-{size}"
+    have_source = (
+        source or imagenette.os.environ.get("CTXNET_DATA") or (root / "data" / "imagenette2-224").is_dir()
+    )
+    if not have_source and read_manifest(folder):  # do not download again what has been prepared
+        return load_prepared(folder)
+    found = imagenette.find_source(source, root, image_size=size, progress=progress)
+    return imagenette.prepare(found, folder, size, progress=progress)
+
+
+def _prepare_probe(settings, size, folder):
+    with one_preparer(folder):
+        manifest = read_manifest(folder)
+        if manifest and manifest["origin"] == settings:
+            return load_prepared(folder)
+        splits = {}
+        for split in ("train", "valid"):
+            n = settings[f"{split}_images"]
+            images, labels = probe.make_probe(
+                n, image_size=size, distance=settings["distance"], seed=settings[f"{split}_seed"]
+            )
+            splits[split] = ([f"{split}/{i:05d}" for i in range(n)], labels, images)
+        return save_prepared(
+            folder,
+            dataset="probe",
+            image_size=size,
+            classes=probe.CLASSES,
+            splits=splits,
+            origin=dict(settings),
+        )

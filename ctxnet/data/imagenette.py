@@ -1,0 +1,242 @@
+"""Imagenette (Howard 2019, https://github.com/fastai/imagenette), and any folder of images in the same
+layout.
+
+A source is a folder with ``train/<class>/*`` and ``val/<class>/*``, or a tar of one. Images are decoded once
+into uint8 arrays: short side to the wanted size, centre crop.
+"""
+
+import hashlib
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from ctxnet.data.archive import download, extract
+from ctxnet.data.prepared import load_prepared, one_preparer, read_manifest, save_prepared
+from ctxnet.files import stable_hash
+
+CLASSES = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+# The addresses are fastai's URLs.IMAGENETTE_320 and URLs.IMAGENETTE, repeated here because importing fastai
+# takes seconds (a test compares them). The hashes are those TensorFlow Datasets publishes for the same files
+# (tensorflow_datasets/datasets/imagenette/checksums.tsv); its sizes agree with fastai's own
+# download_checks.py.
+ARCHIVES = {
+    320: (
+        "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz",
+        "569b4497c98db6dd29f335d1f109cf315fe127053cedf69010d047f0188e158c",
+    ),
+    None: (
+        "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz",
+        "6cbfac238434d89fe99e651496f0812ebc7a10fa62bd42d6874042bf01de4efd",
+    ),
+}
+SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def split_folder(path):
+    """The folder that holds ``train`` and ``val``: ``path`` itself or the only folder in it that does; else a
+    ValueError."""
+    path = Path(path)
+    candidates = [path, *sorted(p for p in path.iterdir() if p.is_dir())]
+    for folder in candidates:
+        if (folder / "train").is_dir() and (folder / "val").is_dir():
+            return folder
+    raise ValueError(f"{path}: no folders train/ and val/ in it")
+
+
+def open_source(path, data="data", *, progress=True):
+    """A folder in train/val layout from a path to such a folder or to a tar of it, which is unpacked once
+    into ``data``.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is neither, or the archive is refused.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return split_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such folder or tar")
+    # One folder per state of the archive, so that a changed archive is never taken for the old one.
+    stat = path.stat()
+    state = stable_hash([str(path.resolve()), stat.st_size, stat.st_mtime_ns])[:8]
+    folder = Path(data) / f"{path.name.split('.')[0]}.{state}"
+    with one_preparer(folder):
+        if not folder.is_dir():
+            extract(path, folder, progress=progress)
+    return split_folder(folder)
+
+
+def find_source(source="", root=".", *, image_size=224, progress=True):
+    """The folder with Imagenette's images: ``source`` if given, else $CTXNET_DATA, else data/imagenette2-224,
+    else the download.
+
+    ``source`` and $CTXNET_DATA may be a folder or a tar, relative to ``root``. Up to 320 px the official
+    archive with short sides of 320 px (340 MB) is enough; above, the full-size one (1.6 GB) is downloaded.
+    Either is checked by SHA-256.
+    """
+    root = Path(root)
+    data = root / "data"
+    for given, name in ((source, "imagenette.source"), (os.environ.get("CTXNET_DATA", ""), "CTXNET_DATA")):
+        if given:
+            try:
+                return open_source(root / Path(given).expanduser(), data, progress=progress)
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f"{name}: {error}") from None
+    if (data / "imagenette2-224").is_dir():
+        return open_source(data / "imagenette2-224", data)
+    url, digest = ARCHIVES[320 if image_size <= 320 else None]
+    archive = download(url, data / url.rsplit("/", 1)[1], sha256_hex=digest, progress=progress)
+    return open_source(archive, data, progress=progress)
+
+
+def list_images(source):
+    """(classes, files): sorted class folder names and ``{"train": [(id, path, label)], "valid": …}`` sorted
+    by id.
+
+    Hidden files and files that are not images by name are passed over.
+
+    Raises:
+        ValueError: no classes, a class missing in one of the splits, or a class without images.
+    """
+    source = Path(source)
+    names = {
+        s: sorted(p.name for p in (source / s).iterdir() if p.is_dir() and p.name[0] != ".")
+        for s in ("train", "val")
+    }
+    for here, there in (("train", "val"), ("val", "train")):
+        for missing in sorted(set(names[there]) - set(names[here])):
+            raise ValueError(f"{source / here}: class {missing!r} is missing here but present in {there}")
+    if not names["train"]:
+        raise ValueError(f"{source / 'train'}: no class folders in it")
+    files = {}
+    for split, here in (("train", "train"), ("valid", "val")):
+        files[split] = []
+        for label, name in enumerate(names["train"]):
+            with os.scandir(source / here / name) as entries:
+                found = sorted(
+                    e.name for e in entries if e.name[0] != "." and Path(e.name).suffix.lower() in SUFFIXES
+                )
+            if not found:
+                raise ValueError(f"{source / here / name}: no images in it")
+            files[split] += [(f"{here}/{name}/{f}", source / here / name / f, label) for f in found]
+    return names["train"], files
+
+
+def read_image(path, image_size):
+    """One image file as uint8 (S, S, 3): upright by its EXIF tag, grey and palette images as RGB, centre
+    square, resized.
+
+    Raises:
+        ValueError: one line with the path, when the file cannot be decoded.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # palette with transparency, broken EXIF: the image is still good
+            with Image.open(path) as image:
+                image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I"):  # 16 bits per pixel; convert() alone would clip it to white
+                    image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+                image = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    # Pillow's bicubic widens its kernel when it shrinks, so this is antialiased; crop and resize in one go.
+    box = (left, top, left + side, top + side)
+    if (image.width, image.height) == (image_size, image_size):
+        return np.asarray(image)
+    return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box))
+
+
+def _listing(files):
+    """Hash of names and sizes of the source files, and the time of the newest."""
+    stats = [(name, path.stat()) for split in files.values() for name, path, _ in split]
+    return stable_hash([(name, s.st_size) for name, s in stats]), max(s.st_mtime for _, s in stats)
+
+
+def _contents(files, *, progress):
+    """Hash of all source files' bytes; looks at every image's header on the way, so that a foreign file shows
+    up early."""
+    digest = hashlib.sha256()
+    every = [item for split in files.values() for item in split]
+    for name, path, _ in tqdm(every, unit="image", desc="check", disable=not progress, leave=False):
+        data = path.read_bytes()
+        digest.update(f"{name} {len(data)}\n".encode())
+        digest.update(data)
+        try:
+            Image.open(io.BytesIO(data)).close()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            raise ValueError(f"{path}: cannot be read as an image") from None
+    return digest.hexdigest()
+
+
+def _is_current(folder, image_size, files, *, progress):
+    """Whether ``folder`` was prepared from just these files at this size. Cheap unless the files are newer
+    than it is."""
+    manifest = read_manifest(folder)
+    listing, newest = _listing(files)
+    if not manifest or manifest["image_size"] != image_size or manifest["origin"].get("listing") != listing:
+        return False
+    path = Path(folder) / "manifest.json"
+    if newest > path.stat().st_mtime:
+        if manifest["origin"]["contents"] != _contents(files, progress=progress):
+            return False
+        path.touch()
+    return True
+
+
+def prepare(source, folder, image_size=224, *, dataset="imagenette", progress=True):
+    """Decode a train/val folder once into ``folder``; reuse what is there if it is complete and the source
+    has not changed.
+
+    Args:
+        source: folder with ``train/<class>`` and ``val/<class>``, or a tar of it.
+        folder: the prepared folder to make, e.g. ``data/imagenette-64``.
+        image_size: side S of the square images, px, at least 8.
+
+    Returns:
+        Prepared; classes are in the order of their folder names, WordNet ids of Imagenette given their
+        English names.
+
+    Raises:
+        ValueError, FileNotFoundError: one line that names the offending path.
+    """
+    if not isinstance(image_size, int) or image_size < 8:
+        raise ValueError(f"image_size={image_size}: must be a whole number of pixels, at least 8")
+    source = open_source(source, Path(folder).parent, progress=progress)
+    classes, files = list_images(source)
+    with one_preparer(folder):
+        if _is_current(folder, image_size, files, progress=progress):
+            return load_prepared(folder)
+        origin = {"listing": _listing(files)[0], "contents": _contents(files, progress=progress)}
+        total = sum(len(split) for split in files.values())
+        with tqdm(
+            total=total, unit="image", desc=f"prepare {Path(folder).name}", disable=not progress
+        ) as bar:
+
+            def images(split):
+                for _, path, _ in files[split]:
+                    yield read_image(path, image_size)
+                    bar.update()
+
+            splits = {s: ([f[0] for f in files[s]], [f[2] for f in files[s]], images(s)) for s in files}
+            names = [CLASSES.get(c, c) for c in classes]
+            return save_prepared(
+                folder, dataset=dataset, image_size=image_size, classes=names, splits=splits, origin=origin
+            )

@@ -1,0 +1,180 @@
+"""fastai DataLoaders over prepared arrays, with the augmentation of §4.2 of the thesis: random crop, flip,
+rotation.
+
+One batch is gathered from the memory map at once, and crop, flip and rotation are one affine resampling per
+image, so that loading costs a small part of a training step on one core. All random numbers of the
+augmentation are drawn in the main process from torch's CPU generator: the number of workers and the device do
+not change what is drawn.
+"""
+
+import math
+import random
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@lru_cache
+def _mean_std(device):
+    """255·mean and 255·std, (1, 3, 1, 1)."""
+    return tuple(
+        torch.tensor(v, device=device).mul(255).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+
+
+def _planes(images):
+    """uint8 (n, S, S, 3) array or tensor to float32 (n, 3, S, S) tensor, 0…255."""
+    images = images if torch.is_tensor(images) else torch.from_numpy(np.array(images))
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must be uint8 (n, S, S, 3), not {images.dtype} {tuple(images.shape)}")
+    return images.permute(0, 3, 1, 2).contiguous().float()
+
+
+def _standardise(x):
+    mean, std = _mean_std(x.device)
+    return (x - mean) / std
+
+
+def normalise(images):
+    """uint8 (n, S, S, 3) images to float32 (n, 3, S, S) with ImageNet's channel means and standard
+    deviations.
+
+    Raises:
+        ValueError: for another dtype or shape.
+    """
+    return _standardise(_planes(images))
+
+
+def random_affines(n, *, min_crop, max_rotate, flip):
+    """Draw n augmentations from torch's CPU generator as ``affine_grid`` matrices (n, 2, 3).
+
+    A crop covers min_crop…1 of the area, with an aspect ratio of 3/4…4/3 as far as it fits into the image,
+    anywhere in it (Szegedy et al. 2015, arXiv:1409.4842); a mirror image with probability ½ if ``flip``; a
+    rotation about the middle of the crop by up to ``max_rotate`` degrees, either way. Crops are only
+    enlarged, so bilinear sampling cannot alias.
+    """
+    area, ratio, x, y, angle, side = torch.rand(6, n)
+    area = min_crop + (1 - min_crop) * area
+    ratio = torch.exp((2 * ratio - 1) * torch.clamp(-area.log(), max=math.log(4 / 3)))
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    x, y = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
+    angle = math.radians(max_rotate) * (2 * angle - 1)
+    side = torch.where(side < 0.5, -1.0, 1.0) if flip else torch.ones(n)
+    rows = [
+        torch.stack([width * angle.cos() * side, -width * angle.sin(), x], 1),
+        torch.stack([height * angle.sin() * side, height * angle.cos(), y], 1),
+    ]
+    return torch.stack(rows, 1)
+
+
+def _finish(batch, *, augmentation):
+    """After the batch is on its device: augment, normalise. ``augmentation``: arguments of
+    :func:`random_affines` or None."""
+    images, labels = batch
+    x = _planes(images)
+    if augmentation:
+        theta = random_affines(len(x), **augmentation).to(x.device)
+        grid = F.affine_grid(theta, x.shape, align_corners=False)
+        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return _standardise(x), labels
+
+
+class Split:
+    """One split as a data set: item i is (image uint8 (S, S, 3), label); ``ids[i]`` is its name."""
+
+    def __init__(self, images, labels, ids):
+        self.images, self.labels, self.ids = images, labels, ids
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, i):
+        return self.images[i], self.labels[i]
+
+
+def _same(item):
+    return item
+
+
+def _gather(split, indices):
+    """(uint8 (B, S, S, 3), int64 (B,)) tensors of the items at ``indices``."""
+    indices = np.asarray(indices)
+    return torch.from_numpy(np.array(split.images[indices])), torch.from_numpy(split.labels[indices])
+
+
+def _check(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers):
+    if image_size != prepared.image_size:
+        raise ValueError(
+            f"image_size={image_size}: the prepared images are {prepared.image_size} px; prepare them again"
+        )
+    if not 1 <= batch_size <= len(prepared.train_ids):
+        raise ValueError(
+            f"batch_size={batch_size}: must be 1…{len(prepared.train_ids)}, the number of training images"
+        )
+    if not 0 < min_crop <= 1:
+        raise ValueError(
+            f"min_crop={min_crop}: the smallest part of the area to crop must be above 0 and at most 1"
+        )
+    if not 0 <= max_rotate <= 180:
+        raise ValueError(f"max_rotate={max_rotate}: must be 0…180 degrees")
+    if workers < 0:
+        raise ValueError(f"workers={workers}: must be 0 or more")
+    if prepared.dataset == "probe" and (min_crop < 1 or max_rotate > 0 or flip):
+        raise ValueError(
+            "the probe set's label is geometry: it needs min_crop=1.0, max_rotate=0.0 and flip=False"
+        )
+
+
+def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers, seed):
+    """fastai ``DataLoaders`` over a :class:`~ctxnet.data.Prepared`.
+
+    A batch is x float32 (B, 3, S, S), ImageNet-normalised, and y int64 (B,). Training is shuffled, augmented
+    and drops the last incomplete batch; validation is complete, in the order of ``prepared.valid_ids``, and
+    never augmented. ``dls.vocab`` holds the class names, ``dls.c`` their number, ``dls.valid.dataset.ids``
+    the image names.
+
+    An epoch is a function of ``dls.train.rng`` (order) and torch's CPU generator (augmentation) at its start:
+    seed both there to repeat it. ``seed`` sets the former for the first epoch.
+
+    Args:
+        image_size: S, the size the images were prepared at.
+        min_crop: smallest part of the image's area a crop may cover, 0…1; 1.0 is no cropping.
+        max_rotate: degrees, 0…180.
+        flip: mirror left-right with probability ½.
+        workers: processes that gather batches; 0 gathers in this one.
+
+    Raises:
+        ValueError: an argument out of range, or augmentation asked for on the probe set.
+    """
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+
+    augmentation = {"min_crop": min_crop, "max_rotate": max_rotate, "flip": flip}
+    _check(prepared, image_size=image_size, batch_size=batch_size, workers=workers, **augmentation)
+    if min_crop == 1 and max_rotate == 0 and not flip:
+        augmentation = None
+
+    def loader(split, *, train):
+        return DataLoader(
+            split,
+            bs=batch_size,
+            shuffle=train,
+            drop_last=train,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_available(),
+            create_item=_same,  # items stay indices until the whole batch is gathered
+            do_batch=partial(_gather, split),
+            after_batch=partial(_finish, augmentation=augmentation if train else None),
+        )
+
+    train = loader(Split(prepared.train_images, prepared.train_labels, prepared.train_ids), train=True)
+    valid = loader(Split(prepared.valid_images, prepared.valid_labels, prepared.valid_ids), train=False)
+    train.rng, valid.rng = random.Random(seed), random.Random(seed)
+    dls = DataLoaders(train, valid)
+    dls.vocab, dls.c = list(prepared.classes), len(prepared.classes)
+    return dls

@@ -1,0 +1,17 @@
+"""How much context the layers of a model have (receptive field) and use (effective receptive field)."""
+
+from ctxnet.measure.distance import mean_distance
+from ctxnet.measure.effective import effective_receptive_field, residual_blocks, summed_erf
+from ctxnet.measure.profile import ContextProfile, context_profile
+from ctxnet.measure.receptive_field import check_receptive_field, receptive_field
+
+__all__ = [
+    "ContextProfile",
+    "check_receptive_field",
+    "context_profile",
+    "effective_receptive_field",
+    "mean_distance",
+    "receptive_field",
+    "residual_blocks",
+    "summed_erf",
+]

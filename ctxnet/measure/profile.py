@@ -1,0 +1,140 @@
+"""A context profile: receptive field, effective receptive field and mean distance at every block of a model."""
+
+import json
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ctxnet.files import atomic_path
+from ctxnet.measure.distance import mean_distance
+from ctxnet.measure.effective import erf_maps, measurable, residual_blocks
+from ctxnet.measure.receptive_field import Reach
+
+
+@dataclass
+class ContextProfile:
+    """What :func:`context_profile` gives; L layers, images of H×W pixels. All tensors are on the CPU.
+
+    Attributes:
+        layers: names, in order.
+        center: float64 (L, 2), (row, column) in pixels where each measured feature sits in the image.
+        rf: bool (L, H, W).
+        erf: float32 (L, H, W), each with sum 1, or zero where a feature has no gradient at all.
+        distance: float64 (L,), mean distance in pixels; NaN where there is no gradient.
+        exact: per layer, whether ``rf`` is exact or an upper bound.
+        summed: float32 (H, W), the effective receptive fields of all positions of the last layer together, or None.
+    """
+
+    layers: list
+    center: torch.Tensor
+    rf: torch.Tensor
+    erf: torch.Tensor
+    distance: torch.Tensor
+    exact: list
+    summed: torch.Tensor | None = None
+
+    def save(self, path):
+        """Write a compressed ``.npz``; equal profiles give equal bytes.
+
+        Masks are packed to bits. Maps are stored as float16 square roots relative to their maximum, so that a pixel
+        is kept to 0.1 % (relative) down to 10⁻⁸ of the maximum; distances and centres are kept in full.
+        """
+        arrays = {
+            "layers": np.array(json.dumps(self.layers)),
+            "exact": np.array(self.exact, dtype=bool),
+            "center": self.center.numpy(),
+            "distance": self.distance.numpy(),
+            "rf": np.packbits(self.rf.numpy(), axis=-1),
+            "size": np.array(self.rf.shape[-2:]),
+            "erf": _encode(self.erf),
+        }
+        if self.summed is not None:
+            arrays["summed"] = _encode(self.summed)
+        with atomic_path(path) as partial, open(partial, "wb") as handle:
+            np.savez_compressed(handle, **arrays)
+
+    @classmethod
+    def load(cls, path):
+        """Read what :meth:`save` wrote."""
+        with np.load(path) as data:
+            height, width = (int(s) for s in data["size"])
+            rf = np.unpackbits(data["rf"], axis=-1, count=width).astype(bool)
+            return cls(
+                layers=json.loads(str(data["layers"])),
+                center=torch.from_numpy(data["center"]),
+                rf=torch.from_numpy(rf.reshape(-1, height, width)),
+                erf=_decode(data["erf"]),
+                distance=torch.from_numpy(data["distance"]),
+                exact=data["exact"].tolist(),
+                summed=_decode(data["summed"]) if "summed" in data else None,
+            )
+
+
+def context_profile(model, images, layers=None, position=None, *, aggregate="abs_sum", batch_size=None, summed=False):
+    """Measure the context at several layers: one forward pass per batch of images, one backward pass per layer.
+
+    Args:
+        model: any ``nn.Module`` that takes images (N, C, H, W); it is left as it was.
+        images: (N, C, H, W), normalised as the model expects.
+        layers: names as in ``model.named_modules()``; None: :func:`residual_blocks` of the model.
+        position: (row, column) used in every layer; None: the middle (H//2, W//2) of each.
+        aggregate: as in :func:`effective_receptive_field`.
+        batch_size: images per pass; None: all at once.
+        summed: also add up the maps of all positions of the last layer (one backward pass per position).
+
+    Returns:
+        :class:`ContextProfile`. A layer without any finite, positive gradient gets a warning, a map of zeros and
+        the distance NaN.
+
+    Raises:
+        ValueError, NotImplementedError: as :func:`receptive_field` and :func:`effective_receptive_field`.
+    """
+    layers = residual_blocks(model) if layers is None else list(layers)
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no layer to measure; name some with layers=[…]")
+    with measurable(model, images) as (model, images):
+        reach = Reach(model, layers, tuple(images.shape[1:]))
+        positions = {layer: reach.grids[layer].position(position) for layer in layers}
+        masks = reach.masks(positions)
+        wanted = {layer: [positions[layer]] for layer in layers}
+        maps = erf_maps(model, images, reach.grids, wanted, aggregate, batch_size)
+        whole = None
+        if summed:
+            grid = reach.grids[layers[-1]]
+            every = {layers[-1]: [(r, c) for r in range(grid.height) for c in range(grid.width)]}
+            whole = erf_maps(model, images, {layers[-1]: grid}, every, aggregate, batch_size)[layers[-1]]
+    centers = [reach.grids[layer].center(positions[layer]) for layer in layers]
+    erfs = [_scaled(maps[layer], layer) for layer in layers]
+    distances = [mean_distance(e, c) if e.any() else math.nan for e, c in zip(erfs, centers, strict=True)]
+    return ContextProfile(
+        layers=layers,
+        center=torch.tensor(centers, dtype=torch.float64),
+        rf=torch.stack([masks[layer][0] for layer in layers]),
+        erf=torch.stack(erfs),
+        distance=torch.tensor(distances, dtype=torch.float64),
+        exact=[masks[layer][1] for layer in layers],
+        summed=None if whole is None else _scaled(whole, layers[-1]),
+    )
+
+
+def _scaled(erf, layer):
+    erf = erf.detach().cpu().double()
+    total = erf.sum()
+    if not (torch.isfinite(total) and total > 0):
+        warnings.warn(f"the gradient of layer {layer!r} sums to {total.item()}; its map is left empty", stacklevel=3)
+        return torch.zeros_like(erf, dtype=torch.float32)
+    return (erf / total).float()
+
+
+def _encode(erf):
+    peak = erf.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return (erf / peak).sqrt().half().numpy()
+
+
+def _decode(array):
+    erf = torch.from_numpy(array).double().square()
+    total = erf.sum((-2, -1), keepdim=True)
+    return (erf / torch.where(total > 0, total, 1)).float()

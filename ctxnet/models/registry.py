@@ -1,0 +1,86 @@
+"""Networks by name."""
+
+import fnmatch
+import sys
+
+import torch
+
+from ..naming import require_known, unknown_name
+from .comparison import create_comparison
+from .resnet import ResNet
+from .variants import VARIANTS
+from .weights import load_plain_weights, read_state_dict, torchvision_state_dict
+
+
+def list_models(pattern="*"):
+    """Names of the known networks that match a shell pattern, in the order of the thesis.
+
+    Raises:
+        ValueError: if none matches, with the near names.
+    """
+    names = fnmatch.filter(VARIANTS, pattern)
+    if not names:
+        raise unknown_name("model", pattern, VARIANTS)
+    return names
+
+
+def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, pretrained=False, **overrides):
+    """Build a network of the thesis, or a variation of one.
+
+    Args:
+        name: one of ``list_models()``.
+        num_classes: outputs of the classifier.
+        seed: decides the initial weights and all random positions; the global generators are left alone.
+        width: channels of the first stage; 64 is full size, 16 a quarter of every channel count.
+        input_size: side of the square input in pixels: ViT's grid needs it, and it lets a ``d`` larger than the map
+            be refused. ResNets accept any other size afterwards.
+        pretrained: True downloads torchvision's ImageNet weights; a path (``.safetensors``, ``.pth``) or a state
+            dict loads those of a plain ResNet of the same depth and width. See ``load_plain_weights``.
+        **overrides: arguments of :class:`ctxnet.models.resnet.ResNet` that replace or extend the row's own:
+            ``context``, ``k``, ``d``, ``encoding``, ``stages``, ``blocks``, ``dilation``.
+
+    Raises:
+        ValueError: on a wrong name or value, with the nearest valid one.
+    """
+    variant = VARIANTS[require_known("model", name, VARIANTS)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(variant.arch, str):
+            if overrides or pretrained:
+                given = ", ".join(overrides) or "pretrained"
+                raise ValueError(f"{name} comes from timm and has no context slot: it takes no {given}; use a resnet row")
+            return create_comparison(variant.arch, num_classes=num_classes, width=width, input_size=input_size)
+        model = ResNet(variant.arch, num_classes=num_classes, width=width, seed=seed, input_size=input_size,
+                       **variant.args | overrides)
+    if pretrained is not False:
+        state = torchvision_state_dict(variant.arch) if pretrained is True else read_state_dict(pretrained)
+        load_plain_weights(model, state)
+    return model
+
+
+def count_parameters(model):
+    """Number of parameters without the classifier, which is how the thesis' numbers come out."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else model.fc
+    return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in classifier.parameters())
+
+
+def register_timm():
+    """Make ``timm.create_model`` build our rows; names timm already has (``resnet50`` …) stay timm's. Safe to repeat."""
+    import timm
+    from timm.models import register_model
+
+    module = sys.modules[__name__]
+    module.__all__ = []  # timm appends the names it registers here
+    for name in VARIANTS:
+        if not timm.is_model(name):
+            entry = _timm_entry(name)
+            setattr(module, name, entry)
+            register_model(entry)
+
+
+def _timm_entry(name):
+    def build(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs):
+        return create_model(name, pretrained=pretrained, **kwargs)
+
+    build.__name__, build.__module__ = name, __name__
+    return build

@@ -1,0 +1,78 @@
+"""The table of rows: every network of the thesis by name, and what the thesis reports of it.
+
+A new row is one line here. ``arch`` is a ResNet depth or a timm name, ``args`` are arguments of
+:class:`ctxnet.models.resnet.ResNet`.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row.
+
+    Attributes:
+        label: what tables and figures print.
+        arch: depth of a ResNet, or the name of a timm model.
+        table: table of the thesis ("4.1" … "4.6"), or "" for the baseline and rows that are not in the thesis.
+        thesis_top1: accuracy on the validation set in percent, or None.
+        thesis_params: parameters in millions as printed in the thesis, or None.
+        args: arguments of the ResNet.
+    """
+
+    label: str
+    arch: int | str
+    table: str = ""
+    thesis_top1: float | None = None
+    thesis_params: float | None = None
+    args: dict = field(default_factory=dict)
+
+
+def _permuted(k, top1, params, *, table="4.1", suffix="", **args):
+    plural = "s" if k > 1 else ""
+    return Variant(f"{k} permutation{plural}{suffix}", 50, table, top1, params, {"context": "permutation", "k": k, **args})
+
+
+def _attended(k, top1):
+    plural = "s" if k > 1 else ""
+    return Variant(f"{k} permutation{plural} + attention", 50, "4.4", top1, 23.5, {"context": "attention", "k": k})
+
+
+def _random(d, top1):
+    return Variant(f"random dilated d = {d}", 50, "4.5", top1, 63.7, {"context": "random_dilated", "k": 8, "d": d})
+
+
+VARIANTS = {
+    "resnet50": Variant("ResNet-50", 50, "", 90.42, 23.5),
+    "resnet50_perm1": _permuted(1, 90.52, 28.5),
+    "resnet50_perm3": _permuted(3, 89.63, 38.6),
+    "resnet50_perm5": _permuted(5, 89.81, 48.7),
+    "resnet50_perm1_stages34": _permuted(1, 90.85, 28.3, table="4.2", suffix=", stages 3–4", stages=(3, 4)),
+    "resnet50_perm1_enc": _permuted(1, 90.14, 28.5, table="4.3", suffix=" + encoding", encoding=True),
+    "resnet50_perm3_enc": _permuted(3, 89.81, 38.6, table="4.3", suffix=" + encoding", encoding=True),
+    "resnet50_perm5_enc": _permuted(5, 89.43, 48.7, table="4.3", suffix=" + encoding", encoding=True),
+    "resnet50_perm1_attn": _attended(1, 90.14),
+    "resnet50_perm3_attn": _attended(3, 89.83),
+    "resnet50_perm5_attn": _attended(5, 89.76),
+    "resnet50_dilated4": Variant("3×3 dilated, d = 4", 50, "4.5", 87.26, 23.5, {"dilation": 4}),
+    "resnet50_inserted_dilated4": Variant(
+        "inserted dilated d = 4", 50, "4.5", 90.78, 34.8, {"context": "inserted_dilated", "d": 4}
+    ),
+    "resnet50_inserted_dilated8": Variant(
+        "inserted dilated d = 8", 50, "4.5", 89.81, 34.8, {"context": "inserted_dilated", "d": 8}
+    ),
+    "resnet50_random_dilated16": _random(16, 90.55),
+    "resnet50_random_dilated8": _random(8, 91.09),
+    "resnet50_random_dilated8_conv": Variant(
+        "random dilated d = 8, convolution (ours)", 50, "", None, None,
+        {"context": "random_dilated_conv", "k": 8, "d": 8},
+    ),
+    "hrnet_w18": Variant("HRNet-W18", "hrnet_w18", "4.6", 91.62, 21.3),
+    "convnext_tiny": Variant("ConvNeXt-T", "convnext_tiny", "4.6", 94.80, 28.6),
+    "vit_base_patch16_224": Variant("ViT-B/16", "vit_base_patch16_224", "4.6", 84.99, 85.6),
+    # not in the thesis: other depths, to be given a context by argument
+    "resnet18": Variant("ResNet-18", 18),
+    "resnet34": Variant("ResNet-34", 34),
+    "resnet101": Variant("ResNet-101", 101),
+    "resnet152": Variant("ResNet-152", 152),
+}

@@ -1,0 +1,310 @@
+"""Run a notebook with typed parameters, as one command that fails loudly and leaves nothing behind.
+
+A notebook declares its parameters in the cell tagged ``parameters``: plain literals, one per line,
+
+    protocol = "quick"
+    max_minutes: float = None      # an annotation gives the type where the literal does not
+    variant: str                   # no value: must be given
+
+Papermill executes the cells. What it does loosely is done here: names and types are checked before a kernel
+starts (papermill only warns), values are written with ``repr`` (its command line misreads ``true``, ``1e-05``
+and ``a=b``), and the executed notebook keeps nothing that differs between equal runs.
+
+    python -m ctxnet.pipeline.notebook notebooks/runs/train.ipynb --protocol quick --variant resnet50
+"""
+
+import ast
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from ctxnet.files import write_text
+from ctxnet.locking import one_writer
+from ctxnet.naming import require_known, unknown_name
+
+REQUIRED = object()
+TYPES = {kind.__name__: kind for kind in (str, bool, int, float, list, tuple, dict)}
+_USAGE = "usage: python -m ctxnet.pipeline.notebook NOTEBOOK [--output FILE] [--PARAMETER VALUE ...]"
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# tqdm chooses between widgets and text when imported: here, outside of IPython, text, which can be streamed.
+_KERNEL = """
+import sys
+import tqdm.auto
+from ctxnet.pipeline.notebook import die_with_parent
+die_with_parent(int(sys.argv.pop(1)))
+from ipykernel.kernelapp import launch_new_instance
+launch_new_instance()
+"""
+
+
+class NotebookError(RuntimeError):
+    """A cell failed; the message is one line: notebook, cell, error."""
+
+
+def declared_parameters(notebook):
+    """Read the cell tagged ``parameters`` without executing it.
+
+    Returns:
+        dict: name -> (type, default), where default is :data:`REQUIRED` for a name without a value.
+
+    Raises:
+        ValueError: when a line of the cell is anything but a typed literal.
+    """
+    import nbformat
+
+    cells = nbformat.read(notebook, as_version=4).cells
+    sources = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(sources) > 1:
+        raise ValueError(f"{notebook}: {len(sources)} cells are tagged 'parameters'; one is allowed")
+    declared = {}
+    for line in ast.parse("".join(sources)).body:
+        name, annotation, value = _assignment(line)
+        try:
+            default = REQUIRED if value is None else ast.literal_eval(value)
+            kind = TYPES[annotation] if annotation else type(default)
+            if name is None or kind not in TYPES.values():
+                raise ValueError
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"{notebook}: parameters cell: {ast.unparse(line)!r} is not 'name = literal' "
+                f"or 'name: type' with a type of {', '.join(TYPES)}"
+            ) from None
+        declared[name] = (kind, default)
+    return declared
+
+
+def _assignment(line):
+    """(name, annotation, value node) of an assignment to one name; all None for any other statement."""
+    if isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name):
+        return line.targets[0].id, None, line.value
+    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+        return line.target.id, ast.unparse(line.annotation), line.value
+    return None, None, None
+
+
+def check_parameters(declared, given):
+    """Return ``given`` with the declared types; ints are accepted where floats are declared.
+
+    Raises:
+        ValueError: for an unknown name (with the near ones), a missing value, a value of another type.
+    """
+    checked = {}
+    for name, value in given.items():
+        require_known("parameter", name, declared)
+        kind, default = declared[name]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind and not (value is None and default is None):
+            raise ValueError(f"parameter {name!r} must be {kind.__name__}, not {value!r}")
+        with contextlib.suppress(ValueError, SyntaxError):
+            if ast.literal_eval(repr(value)) == value:
+                checked[name] = value
+        if name not in checked:
+            raise ValueError(f"parameter {name!r} must be a finite literal, not {value!r}")
+    missing = [name for name, (_, default) in declared.items() if default is REQUIRED and name not in given]
+    if missing:
+        raise ValueError(f"missing parameter {', '.join(map(repr, missing))}")
+    return checked
+
+
+def parse_value(name, kind, text):
+    """Read a command-line word as the type its parameter was declared with."""
+    try:
+        if kind is str:
+            return text
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        value = kind(text) if kind in (int, float) else ast.literal_eval(text)
+        if type(value) is kind:
+            return value
+    except (KeyError, ValueError, SyntaxError):
+        pass
+    raise ValueError(f"parameter {name!r} must be {kind.__name__}, not {text!r}")
+
+
+def run_notebook(notebook, parameters=None, output=None, root="."):
+    """Execute ``notebook`` in a fresh kernel of this Python, with ``root`` as working directory.
+
+    Text that the cells print, progress bars included, appears on this process' stdout and stderr as it comes.
+    The kernel dies with this process, however that ends.
+
+    Args:
+        notebook: path, relative to ``root`` or absolute.
+        parameters: values for names of the parameters cell; those left out keep their defaults.
+        output: where to write the executed notebook, also when a cell fails; its folder is locked meanwhile.
+
+    Raises:
+        ValueError: before a kernel starts, for a wrong name, type or value.
+        NotebookError: when a cell fails or the kernel dies.
+        RuntimeError: at once, when another process is writing into the folder of ``output``.
+    """
+    path = Path(root) / notebook
+    if not path.is_file():
+        raise ValueError(f"no notebook {notebook}")
+    values = check_parameters(declared_parameters(path), parameters or {})
+    output = None if output is None else Path(root) / output
+    with one_writer(output.parent) if output else contextlib.nullcontext():
+        node, died = _execute(path, values, root)
+        if output:
+            import nbformat
+
+            write_text(output, nbformat.writes(_without_traces(node)) + "\n")
+    problem = died or _first_error(node)
+    if problem:
+        more = f" (traceback: {output})" if output else ""
+        raise NotebookError(f"{notebook}, {problem}{more}")
+
+
+def _execute(path, values, root):
+    """The executed notebook and, if the kernel died, a sentence about it."""
+    import nbformat
+    from nbclient.exceptions import DeadKernelError
+    from papermill.engines import NBClientEngine
+    from papermill.iorw import load_notebook_node
+    from papermill.log import logger
+
+    logger.setLevel("CRITICAL")  # every failure is reported once, by run_notebook
+    node = load_notebook_node(str(path))
+    position = next((i for i, cell in enumerate(node.cells) if "parameters" in cell.metadata.tags), None)
+    if values:
+        source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
+        cell = nbformat.v4.new_code_cell(source, id="injected", metadata={"tags": ["injected-parameters"]})
+        cell.metadata.papermill = {}
+        node.cells.insert(position + 1, cell)
+    try:
+        NBClientEngine.execute_notebook(
+            node,
+            "python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+            coalesce_streams=True,
+            kernel_manager_class=_kernel_manager_class(),
+            shutdown_kernel="immediate",
+            resources={"metadata": {"path": str(Path(root).resolve())}},
+        )
+    except DeadKernelError:
+        return node, "the kernel died; was there enough memory?"
+    return node, None
+
+
+def _kernel_manager_class():
+    import zmq
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class CurrentPython(AsyncKernelManager):
+        """Starts kernels of this interpreter, whatever is registered on the machine as ``python3``."""
+
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.transport_encryption = "auto" if zmq.has("curve") else "disabled"
+
+        @property
+        def kernel_spec(self):
+            return KernelSpec(
+                argv=[sys.executable, "-c", _KERNEL, str(os.getpid()), "-f", "{connection_file}"],
+                display_name="Python 3",
+                language="python",
+                env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+                metadata={"supported_encryption": ["curve"]},
+            )
+
+    return CurrentPython
+
+
+def _first_error(node):
+    for number, cell in enumerate((c for c in node.cells if c.cell_type == "code"), start=1):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                lines = _ANSI.sub("", output.evalue).strip().splitlines() or [""]
+                return f"code cell {number}: {output.ename}: {lines[-1]}".rstrip(": ")
+        if cell.metadata.get("papermill", {}).get("exception"):
+            return f"code cell {number} failed"
+    return None
+
+
+def _without_traces(node):
+    """Drop what differs between equal runs: times, versions, addresses, widget ids, progress bars."""
+    node.metadata = {"kernelspec": node.metadata.get("kernelspec", {}), "language_info": {"name": "python"}}
+    for cell in node.cells:
+        cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for data in (o.data for o in cell.outputs if "data" in o):
+                data.pop("application/vnd.jupyter.widget-view+json", None)
+                data["text/plain"] = _ADDRESS.sub("", data.get("text/plain", ""))
+    return node
+
+
+def die_with_parent(parent=None, signum=signal.SIGKILL):
+    """Make this process end when the one that started it ends, even if that was killed.
+
+    Args:
+        parent: process id of the parent as the parent knows it, so that its earlier death is noticed too.
+        signum: signal this process gets.
+    """
+    parent = os.getppid() if parent is None else parent
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signum)  # 1: PR_SET_PDEATHSIG
+    else:
+        threading.Thread(target=_watch, args=(parent, signum), daemon=True).start()
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+def _watch(parent, signum):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signum)
+
+
+def main(arguments=None):
+    """Command line; the exit status is 0, 1 (refused or failed), 130 (interrupted) or 143 (terminated)."""
+    die_with_parent(signum=signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        notebook, output, parameters = _parse(sys.argv[1:] if arguments is None else list(arguments))
+        run_notebook(notebook, parameters, output)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parse(words):
+    if not words or words[0] in ("-h", "--help"):
+        raise ValueError(_USAGE)
+    notebook, words = words[0], words[1:]
+    if not Path(notebook).is_file():
+        raise ValueError(f"no notebook {notebook}; {_USAGE}")
+    declared = declared_parameters(notebook)
+    output, values = None, {}
+    while words:
+        option, equals, text = words.pop(0).partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if option == name or (name not in declared and name != "output"):
+            raise unknown_name("parameter", option, [f"--{known}" for known in (*declared, "output")])
+        if not equals:
+            if not words:
+                raise ValueError(f"{option} needs a value")
+            text = words.pop(0)
+        if name == "output":
+            output = text
+        else:
+            values[name] = parse_value(name, declared[name][0], text)
+    return notebook, output, values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

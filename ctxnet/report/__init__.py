@@ -1,0 +1,1 @@
+"""From records to the paper: tables, figures, the report page. Nothing below this package imports it."""

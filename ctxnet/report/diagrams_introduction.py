@@ -1,0 +1,262 @@
+"""Figures 1.1–1.3: how a receptive field grows, and how little of it is used."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.patches import Polygon
+from torch import nn
+
+from ctxnet.models.registry import create_model
+from ctxnet.models.resnet import ResNet
+from ctxnet.report.diagrams_method import sources
+from ctxnet.report.drawing import canvas, label, shade
+from ctxnet.report.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, figure, styled
+
+IMAGE = 224
+CONTEXT_MAP = LinearSegmentedColormap.from_list("context", ["#DCE9F4", SKY, BLUE, "#00264D"])
+
+
+# ---------------------------------------------------------------- 1.1
+
+
+def stacked_fields(layers=2, kernel=3, side=7):
+    """What the middle feature of a stack of equal convolutions sees in each layer, from itself down.
+
+    Returns:
+        a list of ``layers + 1`` sets of (row, column): the feature itself first, the input last.
+    """
+    convs = [nn.Conv2d(1, 1, kernel, padding=kernel // 2, bias=False) for _ in range(layers)]
+    for conv in convs:
+        nn.init.ones_(conv.weight)
+    centre = (side // 2, side // 2)
+    return [sources(nn.Sequential(*convs[:n]), side, side, centre) for n in range(layers + 1)]
+
+
+@styled
+def figure_1_1(side=7):
+    """Receptive field of one feature after two 3×3 convolutions: 9 features, 25 pixels."""
+    fields = stacked_fields(side=side)[::-1]
+    names = ["input image", "layer 1", "layer 2"]
+    colours = [ORANGE, SKY, GREEN]
+    fig, ax = canvas(2.25)
+    cell, across, tilt = 0.24, 0.155, 0.085  # a sheet stands upright and is turned around its left edge
+
+    def corner(sheet, r, c):
+        return 0.75 + 2.2 * sheet + c * across, 0.35 + (side - r) * cell * 0.88 + c * tilt * 0.6 - 0.1
+
+    for sheet, (field, name, colour) in enumerate(zip(fields, names, colours, strict=True)):
+        for r in range(side):
+            for c in range(side):
+                points = [corner(sheet, r + i, c + j) for i, j in ((0, 0), (0, 1), (1, 1), (1, 0))]
+                fill = shade(colour, 0.25) if (r, c) in field else "white"
+                ax.add_patch(
+                    Polygon(points, facecolor=fill, edgecolor="#AEB4BD", lw=0.7, zorder=2 + 2 * sheet)
+                )
+        x = corner(sheet, side, side / 2)[0]
+        count = f"{len(field)} pixels" if sheet == 0 else f"{len(field)} feature" + "s" * (len(field) > 1)
+        label(ax, x, 0.12, f"{name}: {count}", size=8.5)
+    for sheet in (0, 1):  # from the corners of what is seen to the corners of the cell that sees it
+        low, high = min(fields[sheet]), max(fields[sheet])
+        box = [(low[0], low[1]), (low[0], high[1] + 1), (high[0] + 1, high[1] + 1), (high[0] + 1, low[1])]
+        middle = side // 2
+        target = [(middle, middle), (middle, middle + 1), (middle + 1, middle + 1), (middle + 1, middle)]
+        for (r0, c0), (r1, c1) in zip(box, target, strict=True):
+            (xa, ya), (xb, yb) = corner(sheet, r0, c0), corner(sheet + 1, r1, c1)
+            ax.plot([xa, xb], [ya, yb], color=INK, lw=0.7, zorder=5 + 2 * sheet, alpha=0.6)
+        label(
+            ax,
+            (corner(sheet, 0, side)[0] + corner(sheet + 1, 0, 0)[0]) / 2 + 0.02,
+            0.42,
+            "3×3\nconv",
+            size=7.5,
+            color=GREY,
+        )
+    return fig
+
+
+# ---------------------------------------------------------------- 1.2
+
+
+def attention_distance(vit, images):
+    """Mean attention distance of every head of a timm vision transformer (ViT paper, section D.7).
+
+    For each patch the distance to all patches, in pixels, weighted by its attention, without the class token;
+    averaged over patches and images.
+
+    Args:
+        vit: a timm ``VisionTransformer`` with one class token.
+        images: float (N, 3, H, W).
+    Returns:
+        float array (blocks, heads), px.
+    """
+    patch, (rows, columns) = vit.patch_embed.patch_size[0], vit.patch_embed.grid_size
+    at = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float() * patch
+    distances = torch.cdist(at, at)
+    result = []
+
+    def record(module, inputs, output):
+        n, tokens, _ = inputs[0].shape
+        qkv = module.qkv(inputs[0]).view(n, tokens, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = module.q_norm(qkv[0]), module.k_norm(qkv[1])
+        weights = (q @ k.transpose(2, 3) * module.scale).softmax(-1)[:, :, 1:, 1:]
+        weights = weights / weights.sum(-1, keepdim=True)
+        result.append((weights * distances).sum(-1).mean((0, 2)).numpy())
+
+    hooks = [block.attn.register_forward_hook(record) for block in vit.blocks]
+    with torch.no_grad():
+        vit.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return np.stack(result)
+
+
+def uniform_distance(grid=14, patch=16, reach=None):
+    """Mean distance in px from a patch to all, or to those at most ``reach`` rows and columns away."""
+    at = np.stack(np.divmod(np.arange(grid * grid), grid), axis=1) * float(patch)
+    offset = at[:, None] - at[None]
+    near = np.ones(offset.shape[:2]) if reach is None else (np.abs(offset).max(-1) <= reach * patch)
+    return float(((np.hypot(*offset.transpose(2, 0, 1)) * near).sum(1) / near.sum(1)).mean())
+
+
+def field_sizes(model):
+    """Side of the receptive field in px after every residual block of a plain ResNet, by layer arithmetic.
+
+    Along the main path, r grows by (k − 1)·dilation·(product of the strides so far) at every layer.
+    """
+    size, jump, sizes = 1, 1, {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d) and "downsample" not in name:
+            first = [
+                v[0] if isinstance(v, tuple) else v
+                for v in (module.kernel_size, module.stride, module.dilation)
+            ]
+            kernel, stride, dilation = first
+            size += (kernel - 1) * dilation * jump
+            jump *= stride
+            if name.startswith("layer"):
+                sizes[name.rpartition(".")[0]] = size
+    return sizes
+
+
+def noise_images(n, size=IMAGE, seed=0):
+    """``n`` images (n, 3, size, size) of standard normal noise, the same on every call."""
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@styled
+def figure_1_2(vit=None, images=None):
+    """Growth of context: attention distance of every head of ViT-B/16, and receptive field of ResNet-50.
+
+    Args:
+        vit: a timm vision transformer, for instance a pretrained one; ViT-B/16 at initialisation without it.
+        images: what its attention is averaged over; two noise images without it.
+    """
+    untrained = vit is None
+    vit = create_model("vit_base_patch16_224") if untrained else vit
+    heads = attention_distance(vit, noise_images(2) if images is None else images)
+    with torch.device("meta"):
+        sizes = list(field_sizes(ResNet(50)).values())
+    fig = figure(height=2.9)
+    left, right = fig.subplots(1, 2)
+    depth = np.repeat(np.arange(1, len(heads) + 1), heads.shape[1])
+    uniform, near = uniform_distance(), uniform_distance(reach=1)
+    left.axhline(uniform, color=GREY, lw=1, ls="--", zorder=1)
+    left.axhline(near, color=GREY, lw=1, ls=":", zorder=1)
+    left.text(12.4, uniform + 5, "all patches alike", ha="right", color=GREY, size=8)
+    left.text(12.4, near + 4, "only the 3×3 nearest patches", ha="right", color=GREY, size=8)
+    left.plot(depth, heads.ravel(), "o", color=BLUE, mec="white", mew=0.4, ms=5)
+    state = "at initialisation" if untrained else "given weights"
+    left.set(
+        title=f"a) ViT-B/16, {state}",
+        xlabel="encoder block",
+        ylabel="mean attention distance (px)",
+        ylim=(0, 150),
+        xlim=(0.3, len(heads) + 0.7),
+        xticks=range(1, len(heads) + 1),
+    )
+    right.axhline(IMAGE, color=GREY, lw=1, ls="--", zorder=1)
+    right.text(1, IMAGE + 8, f"side of the image, {IMAGE} px", color=GREY, size=8)
+    right.plot(range(1, len(sizes) + 1), sizes, "o-", color=VERMILION, mec="white", mew=0.5, ms=5.5)
+    for i, offset in ((0, (0, 7)), (len(sizes) - 1, (-9, 5))):
+        right.annotate(
+            str(sizes[i]), (i + 1, sizes[i]), xytext=offset, textcoords="offset points", size=8, ha="center"
+        )
+    right.set(
+        title="b) ResNet-50",
+        xlabel="residual block",
+        ylabel="side of the receptive field (px)",
+        ylim=(0, 470),
+        xlim=(0.3, len(sizes) + 0.7),
+        xticks=range(1, len(sizes) + 1, 3),
+    )
+    return fig
+
+
+# ---------------------------------------------------------------- 1.3
+
+
+def resnet50_profile(root=".", layer="layer2.3"):
+    """RF and ERF of the full-size ResNet-50 at initialisation: the record, or else from two noise images.
+
+    Returns:
+        receptive field (H, W) bool, effective receptive field (H, W), centre (row, column) at ``layer``.
+    """
+    from ctxnet.measure import ContextProfile, context_profile
+
+    path = Path(root) / "results/measure/resnet50/context.npz"
+    if path.is_file():
+        profile = ContextProfile.load(path)
+    else:
+        profile = context_profile(create_model("resnet50"), noise_images(2), layers=[layer])
+    i = list(profile.layers).index(layer)
+    return tuple(np.asarray(part[i]) for part in (profile.rf, profile.erf, profile.center))
+
+
+@styled
+def figure_1_3(root="."):
+    """Receptive field and effective receptive field at the end of layer 2 of ResNet-50."""
+    rf, erf, centre = resnet50_profile(root)
+    size = rf.shape[1]
+    fig = figure(height=2.55)
+    left, middle, right = fig.subplots(1, 3, width_ratios=[1, 1, 1.15])
+    for ax, image, title in (
+        (left, np.where(rf, 1.0, np.nan), "receptive field"),
+        (middle, np.where(rf, erf / erf.max(), np.nan), "effective receptive field"),
+    ):
+        ax.imshow(image, cmap=CONTEXT_MAP, vmin=0, vmax=1 if ax is middle else 2.4)
+        ax.plot(centre[1], centre[0], "o", color=VERMILION, ms=3.5, mec="white", mew=0.4)
+        ticks = [0, size // 2, size - 1]
+        ax.set(title=title, xticks=ticks, yticks=ticks, xlabel="px")
+        ax.set_xticklabels([0, size // 2, size])
+        ax.set_yticklabels([0, size // 2, size])
+        ax.grid(False)
+        ax.spines[:].set_visible(True)
+    px = np.arange(size) - centre[1]
+    marginal = erf.sum(0)
+    spread = float(np.sqrt((marginal * (px - (marginal * px).sum()) ** 2).sum()))
+    bell = np.exp(-((px - (marginal * px).sum()) ** 2) / (2 * spread**2)) / (spread * np.sqrt(2 * np.pi))
+    reach = np.flatnonzero(rf.any(0)) - centre[1]
+    right.axvspan(reach.min(), reach.max(), color=CONTEXT_MAP(0.0), lw=0, zorder=0)
+    right.text(
+        0,
+        0.985,
+        f"receptive field: {len(reach)} px",
+        ha="center",
+        va="top",
+        size=7.5,
+        color=GREY,
+        transform=right.get_xaxis_transform(),
+    )
+    right.plot(px, marginal * 100, color=BLUE, label="ERF, summed over rows")
+    right.plot(px, bell * 100, color=VERMILION, ls="--", lw=1.3, label=f"normal, σ = {spread:.1f} px")
+    right.set(
+        xlim=(-64, 64),
+        ylim=(0, 1.62 * max(marginal.max(), bell.max()) * 100),
+        xlabel="columns from the centre (px)",
+        ylabel="share of a column (%)",
+        xticks=[-60, -30, 0, 30, 60],
+    )
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, 0.93), fontsize=7, handlelength=1.5)
+    return fig

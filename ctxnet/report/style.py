@@ -1,0 +1,134 @@
+"""One look for every figure, and one way to write a figure so that equal figures give equal bytes.
+
+Figures are made by :func:`figure` without pyplot: nothing is registered globally, shown twice in a
+notebook or has to be closed. A notebook shows one by ending a cell with it, after ``%matplotlib inline``.
+"""
+
+import functools
+import io
+import os
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ctxnet.files import write_bytes, write_json
+
+# Okabe and Ito's palette: distinguishable with any common colour blindness, and in order of use.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW = PALETTE
+GREY, LIGHT, INK = "#8A8F98", "#E9ECEF", "#22262B"
+
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.grid.axis": "both",
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.8,
+    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "normal",
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same glyphs on every machine
+    "font.size": 9,
+    "grid.color": "#DDE1E6",
+    "grid.linewidth": 0.6,
+    "image.interpolation": "nearest",
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "savefig.bbox": "standard",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ctxnet",
+    "text.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+_SESSION = ("backend", "backend_fallback", "interactive", "toolbar", "webagg.open_in_browser")
+_SETTINGS = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _SESSION} | STYLE
+TEXT_WIDTH = 6.9  # inches: the width of a page's text, which every full-width figure takes
+
+
+def styled(function):
+    """Decorator: run a function that draws under :data:`STYLE`, and leave the caller's settings alone."""
+
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        with matplotlib.rc_context(_SETTINGS):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+@styled
+def figure(width=TEXT_WIDTH, height=3.0, **kwargs):
+    """A new ``matplotlib.figure.Figure`` of ``width`` × ``height`` inches in the project's style."""
+    kwargs.setdefault("layout", "constrained")
+    return Figure(figsize=(width, height), **kwargs)
+
+
+def missing_panel(ax, command, what="No record yet."):
+    """Fill ``ax`` with the command that makes what should be drawn here; returns ``ax``."""
+    ax.set(xticks=[], yticks=[], facecolor="#FAFBFC")
+    ax.grid(False)
+    ax.text(0.5, 0.56, what, ha="center", va="bottom", transform=ax.transAxes, color=GREY)
+    ax.text(0.5, 0.5, command, ha="center", va="top", transform=ax.transAxes, family="monospace", size=7.5)
+    return ax
+
+
+def find_root(start="."):
+    """The repository's root: the nearest folder at or above ``start`` that holds ``params.yaml``.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"{start}: no params.yaml here or above; start inside the repository")
+
+
+def enter_root(start="."):
+    """Change to the repository's root and return it: a notebook may have been started in ``notebooks/``."""
+    root = find_root(start)
+    os.chdir(root)
+    return root
+
+
+@styled
+def figure_bytes(fig, kind="svg", dpi=170):
+    """``fig`` as ``"svg"`` or ``"png"`` bytes, equal for equal figures: no date, no random ids."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    fig.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    data = buffer.getvalue()
+    return b"\n".join(line.rstrip() for line in data.splitlines()) + b"\n" if kind == "svg" else data
+
+
+def save_figure(fig, number, *, caption, alt, notebook, folder, networks=""):
+    """Write ``figure_4_1.svg``, ``.png`` and ``.json`` for number ``"4.1"``; returns the SVG's path.
+
+    Args:
+        number: the thesis' number, such as ``"4.1"`` or ``"B.2"``.
+        caption, alt: one sentence or two each; ``alt`` says what is seen to somebody who cannot see it.
+        notebook: the notebook that made it, relative to the root.
+        folder: where to, usually ``results/<protocol>/figures``.
+        networks: which networks were drawn, e.g. ``"full size, 224 px, at initialisation"``.
+    """
+    stem = Path(folder) / f"figure_{number.replace('.', '_')}"
+    write_bytes(stem.with_suffix(".svg"), figure_bytes(fig, "svg"))
+    write_bytes(stem.with_suffix(".png"), figure_bytes(fig, "png"))
+    record = {"number": number, "caption": caption, "alt": alt, "networks": networks}
+    record["notebook"] = str(notebook)
+    write_json(stem.with_suffix(".json"), record)
+    return stem.with_suffix(".svg")

@@ -1,0 +1,88 @@
+"""Context profiles of networks: the trained one at the end of a run, and the full-size one at initialisation."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import provenance
+from ..data import normalise, probe
+from ..files import write_json
+from ..locking import one_writer
+from ..measure import ContextProfile, context_profile, summed_erf
+from ..models import create_model
+from ..naming import require_known
+from .protocol import load_measure
+
+# Appendix B of the thesis sums the effective receptive fields of these networks over all final positions.
+SUMMED = ("resnet50", "hrnet_w18", "convnext_tiny", "vit_base_patch16_224")
+
+
+def profile_images(prepared, count):
+    """The first images of every class of the validation set in turn, ``count`` of them: float32 (count, 3, S, S)."""
+    labels = np.asarray(prepared.valid_labels)
+    rank = np.zeros(len(labels), dtype=int)
+    for label in np.unique(labels):
+        rank[labels == label] = np.arange((labels == label).sum())
+    chosen = np.lexsort((labels, rank))[:count]
+    return normalise(np.asarray(prepared.valid_images[np.sort(chosen)]))
+
+
+def trained_profile(model, variant, images):
+    """The context profile of a trained network, with the sum over all final positions where appendix B shows it."""
+    profile = context_profile(model, images)
+    if variant in SUMMED:
+        profile.summed = summed_erf(model, images)
+    return profile
+
+
+def measure_variant(variant, path="params.yaml", *, root="."):
+    """Measure the full-size network at initialisation into ``results/measure/<variant>/``, once per setting.
+
+    The images are those of the probe set, which every machine can make. Batch normalisation takes its statistics
+    from them first, as it would in the first step of training; without that, activations double block by block.
+
+    Returns:
+        Path of the folder.
+    """
+    from .. import list_models
+
+    root = Path(root)
+    settings = load_measure(root / path)
+    require_known("variant", variant, list_models())
+    folder = root / "results" / "measure" / variant
+    with one_writer(folder):
+        started = time.perf_counter()
+        model = create_model(variant, seed=settings.seed, width=settings.width, input_size=settings.image_size)
+        pixels, _ = probe.make_probe(settings.images, image_size=settings.image_size, seed=settings.seed)
+        images = normalise(pixels)
+        calibrate(model, images)
+        profile = context_profile(model, images)
+        if variant in SUMMED:
+            profile.summed = summed_erf(model, images[: settings.summed_images])
+        profile.save(folder / "context.npz")
+        write_json(
+            folder / "provenance.json",
+            provenance.collect(root=root) | {"wall_seconds": round(time.perf_counter() - started, 1)},
+        )
+    return folder
+
+
+@torch.no_grad()
+def calibrate(model, images):
+    """Set the running statistics of batch normalisation to those of ``images`` (N, 3, H, W)."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average: after one batch, that batch's statistics
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        model(images)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+__all__ = ["ContextProfile", "calibrate", "measure_variant", "profile_images", "trained_profile"]

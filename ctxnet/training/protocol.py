@@ -1,0 +1,137 @@
+"""Typed settings: ``params.yaml`` in, checked dataclasses out. Nothing else in the package holds a setting."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ..naming import require_known
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every row is trained; one named group of ``params.yaml``.
+
+    Attributes:
+        name: name of the group.
+        dataset: "probe", "imagenette", or a folder or tar in ``train/<class>``, ``val/<class>`` layout.
+        image_size: side of the input in pixels.
+        width: channels of the first stage; 64 is full size.
+        epochs: number of passes over the training set.
+        batch_size: images per step.
+        learning_rate, momentum, weight_decay: of SGD.
+        decay_epochs: epochs (counted from 0) at whose start the rate is multiplied by ``decay_factor``.
+        decay_factor: 0.1 in the thesis.
+        max_rotate: largest rotation in degrees; min_crop: smallest area share of the random crop; flip: mirror half
+            of the images.
+        seeds: one run per seed.
+        workers: loader processes; part of a run's identity.
+        device: "cpu" or "cuda".
+        profile_images: validation images averaged in the context profile.
+    """
+
+    name: str
+    dataset: str
+    image_size: int
+    width: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    decay_epochs: list[int]
+    decay_factor: float
+    max_rotate: float
+    min_crop: float
+    flip: bool
+    seeds: list[int]
+    workers: int
+    device: str
+    profile_images: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How the networks are measured at initialisation; the group ``measure`` of ``params.yaml``."""
+
+    image_size: int
+    width: int
+    images: int
+    summed_images: int
+    seed: int
+
+
+_POSITIVE = ("image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "images")
+
+
+def load_params(path="params.yaml"):
+    """All settings as a dict. Raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no settings here; run from the root of the repository")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def load_protocol(name, path="params.yaml"):
+    """The :class:`Protocol` called ``name`` in ``path``.
+
+    Raises:
+        ValueError: on an unknown name or key, a missing key or a value of the wrong type or range.
+    """
+    groups = load_params(path).get("protocols", {})
+    require_known("protocol", name, groups)
+    return typed(Protocol, {"name": name, **groups[name]}, where=f"{path}: protocols.{name}")
+
+
+def load_measure(path="params.yaml"):
+    """The :class:`Measure` settings in ``path``; errors as for :func:`load_protocol`."""
+    return typed(Measure, load_params(path).get("measure", {}), where=f"{path}: measure")
+
+
+def typed(kind, values, *, where):
+    """Build the dataclass ``kind`` from ``values``, refusing unknown, missing or wrongly typed keys."""
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
+    for key in values:
+        try:
+            require_known("key", key, fields)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    missing = [key for key in fields if key not in values]
+    if missing:
+        raise ValueError(f"{where}: missing key {missing[0]!r}")
+    return kind(**{key: _typed_value(values[key], fields[key], f"{where}.{key}", key) for key in fields})
+
+
+def _typed_value(value, kind, where, key):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind == list[int]:
+        right = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    else:
+        right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if not right:
+        name = getattr(kind, "__name__", str(kind)) if kind != list[int] else "list of int"
+        raise ValueError(f"{where}={value!r} must be of type {name}")
+    if key in _POSITIVE and value <= 0:
+        raise ValueError(f"{where}={value!r} must be positive")
+    if key == "device":
+        require_known("device", value, ("cpu", "cuda"))
+    if key == "min_crop" and not 0 < value <= 1:
+        raise ValueError(f"{where}={value!r} must lie in (0, 1]; nearest valid value: {min(max(value, 0.01), 1.0)}")
+    return value
+
+
+def identity(protocol, variant, seed, data_hash):
+    """What a run's result depends on, as a JSON-able dict; its hash names the run.
+
+    The device, the list of seeds and the name of the protocol are left out: they choose where and which runs are
+    made, not what a run is.
+    """
+    settings = dataclasses.asdict(protocol)
+    for key in ("name", "seeds", "device"):
+        del settings[key]
+    return {**settings, "variant": variant, "seed": seed, "data": data_hash}

@@ -1,0 +1,212 @@
+"""One run: train, keep a checkpoint after every epoch, measure the trained network, write the record."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .. import provenance
+from ..data import prepare_dataset
+from ..files import sha256, stable_hash, write_csv, write_json
+from ..locking import one_writer
+from ..models import count_parameters, create_model, list_models
+from ..naming import require_known
+from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from .context import profile_images, trained_profile
+from .protocol import identity, load_params
+from .schedule import learning_rate, reseed
+
+HISTORY = ("epoch", "learning_rate", "train_loss", "valid_loss", "top1")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Outcome of :func:`run`: ``status`` is "finished" or "paused"; ``record`` is None while paused."""
+
+    status: str
+    folder: Path
+    record: dict | None
+
+
+def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True, cbs=()):
+    """Train one variant under a protocol, or go on where an earlier call stopped.
+
+    A finished run is returned as it is recorded. A run that was made under other settings is set aside in
+    ``results/<protocol>/superseded/`` and never reused.
+
+    Args:
+        protocol: from ``load_protocol``.
+        variant: one of ``ctxnet.list_models()``.
+        seed: of initial weights, random positions, order and augmentation.
+        root: folder that holds params.yaml, data and results.
+        max_minutes: stop cleanly before the epoch that would not end in time.
+        progress: show a bar with the time left for the whole run.
+        cbs: further fastai callbacks.
+
+    Returns:
+        :class:`RunResult`.
+
+    Raises:
+        ValueError: on wrong names or values, before any long work.
+        RuntimeError: if another process works on this run, or the device is missing.
+        FloatingPointError: if the loss is no longer finite.
+    """
+    require_known("variant", variant, list_models())
+    root = Path(root)
+    if protocol.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"protocol {protocol.name} is sized for a GPU and none is here; nearest valid value: --device cpu, if you can wait"
+        )
+    folder = root / "results" / protocol.name / "runs" / variant / f"seed{seed}"
+    prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
+    config = identity(protocol, variant, seed, prepared.manifest_hash)
+    with one_writer(folder):
+        _set_aside(folder, config)
+        record = read_record(folder)
+        if record is None:
+            started = time.perf_counter()
+            state = _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs)
+            if state is None:
+                return RunResult("paused", folder, None)
+            record = _finish(protocol, variant, seed, prepared, config, folder, state, root, started)
+    return RunResult("finished", folder, record)
+
+
+def read_record(folder):
+    """The record in a run's folder as a dict, or None if there is none.
+
+    Raises:
+        ValueError: in one line with the path, if it or a file it vouches for is damaged.
+    """
+    path = Path(folder) / "record.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        digest = record.pop("sha256")
+    except (ValueError, KeyError, AttributeError):
+        raise ValueError(f"{path}: damaged record; delete it and run the same command again") from None
+    if digest != stable_hash(record):
+        raise ValueError(f"{path}: damaged record (digest differs); delete it and run the same command again")
+    for name, expected in record["files"].items():
+        if not path.with_name(name).is_file() or sha256(path.with_name(name)) != expected:
+            raise ValueError(f"{path.with_name(name)}: damaged or missing; delete {path} and run the same command again")
+    return record
+
+
+def _set_aside(folder, config):
+    """Move a run made under other settings out of the way, saying what changed."""
+    old = _stored_config(folder)
+    if old is None or old == config:
+        return
+    changed = [f"{key} {old.get(key)!r} → {config.get(key)!r}" for key in sorted(old | config) if old.get(key) != config.get(key)]
+    aside = folder.parents[2] / "superseded" / f"{folder.parent.name}-{folder.name}-{stable_hash(old)[:8]}"
+    aside.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            path.replace(aside / path.name)
+    print(f"{folder}: settings changed ({'; '.join(changed)}); the earlier run is kept in {aside}")
+
+
+def _stored_config(folder):
+    for name in ("record.json", "weights.safetensors", "checkpoint.safetensors"):
+        if (folder / name).exists():
+            return read_record(folder)["config"] if name == "record.json" else load_checkpoint(folder / name)[1]["config"]
+    return None
+
+
+def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs):
+    """Train to the last epoch; returns the learner, its history and the seconds spent, or None when out of time."""
+    from ..data import loaders
+    from .learner import RunProgress, build_learner, fit_epoch
+
+    checkpoint = folder / "checkpoint.safetensors"
+    dls = loaders(
+        prepared, image_size=protocol.image_size, batch_size=protocol.batch_size, min_crop=protocol.min_crop,
+        max_rotate=protocol.max_rotate, flip=protocol.flip, workers=protocol.workers, seed=seed,
+    )
+    dls.to(torch.device(protocol.device))
+    model = create_model(
+        variant, num_classes=len(prepared.classes), seed=seed, width=protocol.width, input_size=protocol.image_size
+    )
+    learner = build_learner(model, dls, protocol, cbs=cbs)
+    history, spent = [], 0.0
+    if checkpoint.exists():
+        tensors, state = load_checkpoint(checkpoint)
+        history, spent = state["history"], state["seconds"]
+        learner.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        restore_optimizer(
+            learner.opt.opt, {k: v for k, v in tensors.items() if k.startswith("optimizer.")}, state["optimizer"]
+        )
+    elif (folder / "weights.safetensors").exists():  # trained before; only its record is missing
+        tensors, state = load_checkpoint(folder / "weights.safetensors")
+        history, spent = state["history"], state["seconds"]
+        learner.model.load_state_dict(tensors)
+    batches = len(dls.train) + len(dls.valid)
+    if progress and len(history) < protocol.epochs:
+        bar = RunProgress(f"{variant} seed {seed}", total=protocol.epochs * batches, done=len(history) * batches)
+        learner.add_cb(bar)
+    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+    longest = 0.0
+    for epoch in range(len(history), protocol.epochs):
+        if deadline and time.perf_counter() + longest > deadline:
+            print(f"{folder}: paused after {epoch} of {protocol.epochs} epochs; the same command goes on from here")
+            return None
+        started = time.perf_counter()
+        reseed(seed, epoch, (dls.train, dls.valid))
+        rate = learning_rate(protocol, epoch)
+        keeper = fit_epoch(learner, epoch, rate)
+        history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.top1])
+        longest = max(longest, time.perf_counter() - started)
+        spent += time.perf_counter() - started
+        tensors, rest = flatten_optimizer(learner.opt.opt)
+        tensors |= {f"model.{name}": tensor for name, tensor in learner.model.state_dict().items()}
+        save_checkpoint(checkpoint, tensors, {"config": config, "history": history, "optimizer": rest, "seconds": spent})
+    if progress and hasattr(learner, "run_progress"):
+        learner.run_progress.close()
+    return learner, history, spent
+
+
+def _finish(protocol, variant, seed, prepared, config, folder, state, root, started):
+    """Measure the trained network and write the record, last of all files: it vouches for the others."""
+    learner, history, spent = state
+    if not hasattr(learner.bookkeeper, "predicted"):  # resumed after the last epoch
+        learner.validate()
+    keeper, model = learner.bookkeeper, learner.model.eval()
+    images = profile_images(prepared, protocol.profile_images).to(protocol.device)
+    trained_profile(model, variant, images).save(folder / "context.npz")
+    write_csv(folder / "history.csv", HISTORY, history)
+    write_csv(
+        folder / "predictions.csv", ("image", "label", "predicted"),
+        zip(prepared.valid_ids, keeper.labels.tolist(), keeper.predicted.tolist(), strict=True),
+    )
+    save_checkpoint(folder / "weights.safetensors", model.state_dict(), {"config": config, "history": history, "seconds": spent})
+    seen = len(history) * len(prepared.train_ids)
+    write_json(
+        folder / "provenance.json",
+        provenance.collect(prepared.manifest_hash, root=root, device=protocol.device)
+        | {
+            "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
+            "wall_seconds": round(spent + time.perf_counter() - started, 1),
+            "training_seconds": round(spent, 1),
+            "images_per_second": round(seen / spent, 1) if spent else None,
+        },
+    )
+    record = {
+        "protocol": protocol.name,
+        "variant": variant,
+        "seed": seed,
+        "top1": history[-1][4],
+        "top1_best": max(row[4] for row in history),
+        "n": len(prepared.valid_ids),
+        "epochs": len(history),
+        "parameters": count_parameters(model),
+        "config": config,
+        "config_hash": stable_hash(config),
+        "files": {name: sha256(folder / name) for name in ("context.npz", "history.csv", "predictions.csv")},
+    }
+    write_json(folder / "record.json", record | {"sha256": stable_hash(record)})
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return record

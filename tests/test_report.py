@@ -1,0 +1,348 @@
+"""Tables, figures and the report page on a fabricated results tree: every number in it is made up."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ctxnet.files import sha256, stable_hash, write_csv, write_json
+from ctxnet.measure import ContextProfile
+from ctxnet.models.variants import VARIANTS
+from ctxnet.report import figures, html, records, statistics, tables
+
+REPO = Path(__file__).parents[1]
+ROWS = [name for _, rows in tables.TABLES.values() for name in rows]
+N = 200
+
+
+def fake_profile(variant, side, seed):
+    """A small profile that looks like the real thing: a Gaussian in a growing window, scattered where positions are random."""
+    rng = np.random.default_rng(seed)
+    resnet = variant.startswith("resnet")
+    layers = (
+        [f"layer{s}.{b}" for s, n in enumerate((3, 4, 6, 3), 1) for b in range(n)]
+        if resnet
+        else ["a", "b", "c"]
+    )
+    rows, columns = np.mgrid[:side, :side]
+    centre = side // 2
+    reach = np.maximum(abs(rows - centre), abs(columns - centre))
+    far = np.hypot(rows - centre, columns - centre)
+    rf, erf = [], []
+    for i in range(len(layers)):
+        share = (i + 1) / len(layers)
+        mask = reach <= share * side * 0.6
+        if "perm" in variant or "random" in variant:
+            mask |= rng.random((side, side)) < share
+        weight = mask * (np.exp(-((far / (2 + 8 * share)) ** 2)) + 0.01 * rng.random((side, side)))
+        rf.append(mask)
+        erf.append(weight / weight.sum())
+    erf = torch.tensor(np.array(erf), dtype=torch.float32)
+    return ContextProfile(
+        layers=layers,
+        center=torch.full((len(layers), 2), float(centre), dtype=torch.float64),
+        rf=torch.from_numpy(np.array(rf)),
+        erf=erf,
+        distance=(erf * torch.from_numpy(far)).sum((1, 2)),
+        exact=[True] * len(layers),
+        summed=erf.mean(0) if variant in figures.OTHERS else None,
+    )
+
+
+def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True):
+    """Write made-up results of ``variants`` under ``root``, in the layout that training and measuring leave."""
+    shutil.copy(REPO / "params.yaml", root / "params.yaml")
+    for number, variant in enumerate(dict.fromkeys(variants)):
+        if measured:
+            fake_profile(variant, 56, number).save(root / "results" / "measure" / variant / "context.npz")
+        for seed in seeds:
+            rng = np.random.default_rng([number, seed])
+            folder = root / "results" / protocol / "runs" / variant / f"seed{seed}"
+            fake_profile(variant, 32, number + 100).save(folder / "context.npz")
+            labels = np.arange(N) % 10
+            predicted = np.where(rng.random(N) < 0.5 + 0.01 * number, labels, (labels + 1) % 10)
+            top1 = float((labels == predicted).mean())
+            names = [f"val/{i:04d}" for i in range(N)]
+            write_csv(
+                folder / "predictions.csv",
+                records.PREDICTION_COLUMNS,
+                zip(names, labels, predicted, strict=True),
+            )
+            epochs = [[e, 0.05, 2.0 / (e + 1), 2.1 / (e + 1), top1 * (e + 1) / 5] for e in range(5)]
+            write_csv(folder / "history.csv", records.HISTORY_COLUMNS, epochs)
+            origin = {
+                "commit": "0" * 40,
+                "dirty": False,
+                "data_manifest": "made up",
+                "versions": {"torch": "0"},
+            }
+            write_json(
+                folder / "provenance.json",
+                origin | {"device": "no machine", "cores": 1, "wall_seconds": 60.0},
+            )
+            record = {
+                "protocol": protocol,
+                "variant": variant,
+                "seed": seed,
+                "top1": top1,
+                "top1_best": top1,
+                "n": N,
+            }
+            record |= {"epochs": 5, "parameters": 1_500_000, "config": {}, "config_hash": "made up"}
+            files = ("context.npz", "history.csv", "predictions.csv")
+            record["files"] = {name: sha256(folder / name) for name in files}
+            write_record(folder, record)
+    return root
+
+
+def write_record(folder, record):
+    record.pop("sha256", None)
+    write_json(folder / "record.json", record | {"sha256": stable_hash(record)})
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    return fabricate(tmp_path_factory.mktemp("full"))
+
+
+@pytest.fixture
+def empty(tmp_path):
+    shutil.copy(REPO / "params.yaml", tmp_path / "params.yaml")
+    return tmp_path
+
+
+# ---- statistics -------------------------------------------------------------------------------------------
+
+
+def test_wilson_interval_against_a_textbook_value():
+    low, high = statistics.wilson_interval(81, 263)  # Newcombe 1998, table I: 0.2553, 0.3662
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert statistics.wilson_interval(0, 10)[0] < 1e-9 and statistics.wilson_interval(10, 10)[1] > 1 - 1e-9
+    with pytest.raises(ValueError, match="correct=11, n=10"):
+        statistics.wilson_interval(11, 10)
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    stats = pytest.importorskip("scipy.stats")
+    for a, b in [(0, 0), (1, 0), (5, 9), (30, 12), (400, 460)]:
+        expected = stats.binomtest(a, a + b).pvalue if a + b else 1.0
+        assert math.isclose(statistics.mcnemar(a, b), expected, rel_tol=1e-9)
+
+
+def test_mean_interval_uses_students_t():
+    stats = pytest.importorskip("scipy.stats")
+    for n in (2, 5, 10, 11, 40):
+        values = list(np.random.default_rng(n).random(n))
+        expected = stats.t.interval(0.95, n - 1, np.mean(values), stats.sem(values))
+        assert np.allclose(statistics.mean_interval(values), expected, atol=2e-4)
+
+
+def test_compare_is_paired_and_refuses_other_images(full):
+    a, b = (records.load_predictions("small", name, root=full) for name in ("resnet50_perm1", "resnet50"))
+    pair = statistics.compare(a, b)
+    top1 = records.load_records("small", full).set_index("variant")["top1"]
+    assert math.isclose(pair["difference"], top1["resnet50_perm1"] - top1["resnet50"])
+    assert pair["low"] < pair["difference"] < pair["high"]
+    assert statistics.compare(a, a)["p"] == 1
+    with pytest.raises(ValueError, match="same images"):
+        statistics.compare(a, b.iloc[1:])
+
+
+# ---- records ----------------------------------------------------------------------------------------------
+
+
+def test_records_are_read_in_order(full):
+    frame = records.load_records("small", full)
+    assert list(frame.columns) == records.RECORD_COLUMNS
+    assert len(frame) == len(set(ROWS)) and frame["top1"].between(0, 1).all() and (frame["n"] == N).all()
+    assert list(records.load_history("small", "resnet50", root=full).columns) == records.HISTORY_COLUMNS
+    assert records.load_profile("small", "resnet50", root=full).rf.shape == (16, 32, 32)
+    assert records.load_initial("resnet50", full).summed.shape == (56, 56)
+
+
+def test_missing_records_name_the_command(empty):
+    assert records.load_records("small", empty).empty
+    with pytest.raises(
+        records.MissingRecord, match="python -m ctxnet train --protocol small --variant resnet50"
+    ):
+        records.load_predictions("small", "resnet50", root=empty)
+    with pytest.raises(records.MissingRecord, match="python -m ctxnet measure"):
+        records.load_initial("resnet50", empty)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"top1": 90.4}, "top1 must be a share"),
+        ({"top1": float("1e999")}, "top1 must be a share"),
+        ({"n": 0}, "n must be a positive integer"),
+        ({"variant": "resnet50_perm1"}, "its folder says 'resnet50'"),
+        ({"protocol": "thesis"}, "its folder says 'small'"),
+    ],
+)
+def test_an_impossible_record_is_refused_with_its_path(tmp_path, change, message):
+    fabricate(tmp_path, ["resnet50"], measured=False)
+    folder = records.run_folder("small", "resnet50", root=tmp_path)
+    record = json.loads((folder / "record.json").read_text()) | change
+    record.pop("sha256")
+    (folder / "record.json").write_text(json.dumps(record | {"sha256": stable_hash(record)}))
+    with pytest.raises(records.BadRecord, match=message) as caught:
+        records.load_records("small", tmp_path)
+    assert "runs/resnet50/seed0" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["record.json", "predictions.csv", "context.npz"])
+def test_a_damaged_file_is_refused_with_its_path(tmp_path, name):
+    fabricate(tmp_path, ["resnet50"], measured=False)
+    path = records.run_folder("small", "resnet50", root=tmp_path) / name
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(records.BadRecord, match="seed0/" + re.escape(name)):
+        records.load_records("small", tmp_path)
+
+
+# ---- tables -----------------------------------------------------------------------------------------------
+
+
+def test_every_row_of_the_thesis_is_in_its_table():
+    for name, variant in VARIANTS.items():
+        if variant.table:
+            assert name in tables.TABLES[variant.table][1]
+    assert tables.TABLES["4.5"][1][-1] == "resnet50_random_dilated8_conv"
+
+
+def test_parameters_equal_the_contract():
+    expected = {
+        "resnet50": 23.508, "resnet50_perm1": 28.538, "resnet50_perm3": 38.598, "resnet50_perm5": 48.657,
+        "resnet50_perm1_stages34": 28.227, "resnet50_perm3_enc": 38.598, "resnet50_perm5_attn": 23.508,
+        "resnet50_inserted_dilated4": 34.833, "resnet50_random_dilated8": 63.747, "convnext_tiny": 27.820,
+    }  # fmt: skip
+    assert {name: tables.parameters_million(name) for name in expected} == expected
+
+
+def test_table_values(full):
+    table = tables.table("4.1", "small", full).set_index("variant")
+    runs = records.load_records("small", full).set_index("variant")
+    assert list(table["thesis_top1"]) == [90.42, 90.52, 89.63, 89.81]
+    assert table.loc["resnet50_perm3", "top1"] == round(100 * runs.loc["resnet50_perm3", "top1"], 2)
+    expected = 100 * (runs.loc["resnet50_perm3", "top1"] - runs.loc["resnet50", "top1"])
+    assert math.isclose(table.loc["resnet50_perm3", "difference_points"], expected, abs_tol=0.006)
+    assert (table["interval_over"] == "images").all() and (table["n"] == N).all()
+    with pytest.raises(ValueError, match="4.1"):
+        tables.table("4.11", "small", full)
+
+
+def test_several_seeds_give_an_interval_over_seeds(tmp_path):
+    fabricate(tmp_path, ["resnet50"], seeds=(0, 1, 2), measured=False)
+    row = tables.table("4.1", "small", tmp_path).iloc[0]
+    assert row["seeds"] == 3 and row["interval_over"] == "seeds" and row["low"] < row["top1"] < row["high"]
+
+
+def test_protocols_are_never_mixed(tmp_path):
+    fabricate(tmp_path, ["resnet50"], protocol="small", measured=False)
+    fabricate(tmp_path, ["resnet50_perm1"], protocol="quick", measured=False)
+    assert list(tables.table("4.1", "small", tmp_path)["top1"].notna()) == [True, False, False, False]
+    assert list(tables.table("4.1", "quick", tmp_path)["top1"].notna()) == [False, True, False, False]
+    assert tables.table("4.1", "quick", tmp_path)["difference_points"].isna().all()
+
+
+def test_tables_are_written_in_full_and_byte_stable(full):
+    folder = tables.write_tables("small", full)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert sorted(before) == sorted(f"table_4_{i}.{kind}" for i in range(1, 7) for kind in ("csv", "md"))
+    tables.write_tables("small", full)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    with open(folder / "table_4_5.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 7 and rows[-1]["thesis_top1"] == "" and "ours" in rows[-1]["architecture"]
+
+
+def test_missing_rows_are_named_with_the_command(tmp_path):
+    fabricate(tmp_path, ["resnet50"], measured=False)
+    text = tables.markdown("4.1", "small", tmp_path)
+    assert "No record yet: resnet50_perm1" in text and "dvc repro report@small" in text and "90.52" in text
+
+
+def test_claims_and_context(full, empty):
+    claims = tables.claims("small", full)
+    assert set(claims["a"]) | set(claims["b"]) <= set(VARIANTS)
+    assert (
+        claims["ours"].notna().all()
+        and (claims["low"] <= claims["ours"]).all()
+        and claims["p"].between(0, 1).all()
+    )
+    clear = claims.loc[claims["thesis_reading"] != "within noise", "a"]
+    assert set(clear) == {"resnet50_dilated4", "convnext_tiny", "vit_base_patch16_224"}
+    assert (tables.claims("small", empty)["reading"] == "no record yet").all()
+    context = tables.context("small", full)
+    assert context["initial_1"].between(0, 1).all() and context["covered"].notna().all()
+    assert len(tables.context_cells("small", empty)[1]) == len(context)
+
+
+# ---- figures ----------------------------------------------------------------------------------------------
+
+
+def test_every_figure_of_chapter_4_and_appendix_b_is_registered():
+    numbers = [f"4.{i}" for i in range(1, 15)] + [f"B.{i}" for i in range(1, 5)]
+    assert set(numbers) <= set(figures.FIGURES)
+    for number in numbers:
+        assert callable(getattr(figures, f"figure_{number.replace('.', '_')}"))
+        assert figures.FIGURES[number].caption.endswith((".", ")")) and len(figures.FIGURES[number].alt) > 30
+        assert set(figures.FIGURES[number].variants) <= set(VARIANTS)
+
+
+@pytest.mark.parametrize("number", ["4.1", "4.2", "4.4", "4.10", "4.14", "B.2", "5.1"])
+def test_figures_draw_with_and_without_records(number, full, empty):
+    with_records = figures.present(number, "small", root=full)
+    without = figures.present(number, "small", root=empty)
+    assert with_records.get_size_inches()[0] <= 7.2
+    pictures = [ax for ax in _all_axes(with_records) if ax.images or ax.lines]
+    assert pictures
+    words = " ".join(text.get_text() for ax in _all_axes(without) for text in ax.texts)
+    assert "ctxnet" in words or "dvc repro" in words
+
+
+def _all_axes(fig):
+    return fig.axes + [ax for part in getattr(fig, "subfigs", []) for ax in _all_axes(part)]
+
+
+def test_a_wrong_figure_number_is_refused():
+    with pytest.raises(ValueError, match="4.1"):
+        figures.present("4.15", "small")
+
+
+# ---- report.html ------------------------------------------------------------------------------------------
+
+
+def test_report_is_one_self_contained_page(full):
+    for number in ("4.1", "4.10", "B.1"):
+        figures.present(number, "small", root=full, save=True, notebook="notebooks/04_experiments.ipynb")
+    path = html.build_report("small", full)
+    page = path.read_text(encoding="utf-8")
+    assert path == full / "results" / "small" / "report.html"
+    assert (
+        not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
+        and "<script" not in page
+        and "@import" not in page
+    )
+    for number in tables.TABLES:
+        assert f"<b>Table {number}.</b>" in page
+    assert page.count("<img ") == 3 and "data:image/svg+xml" in page and "data:image/png" in page
+    assert all(f'alt="{figures.FIGURES[n].alt}"' in page for n in ("4.1", "4.10"))
+    assert "Figure 4.2</b> has not been drawn yet" in page
+    assert "One seed per row" in page and "no machine, 1 cores" in page and "0000000000" in page
+    assert path.stat().st_size < 10e6
+    html.build_report("small", full)
+    assert page == path.read_text(encoding="utf-8")
+
+
+def test_report_without_any_record_says_what_to_do(empty):
+    page = html.build_report("small", empty).read_text(encoding="utf-8")
+    assert "dvc repro report@small" in page and "0 finished runs" in page
+    with pytest.raises(ValueError, match="small"):
+        html.build_report("smal", empty)
