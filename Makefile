@@ -26,7 +26,7 @@ repro: setup
 
 test: setup
 	ruff check .
-	pytest -m "not torture" --nbval-lax --nbval-cwd=. tests notebooks
+	pytest -m "not torture" --nbval-lax --nbval-current-env tests notebooks/*.ipynb
 
 lab: setup
 	jupyter lab

@@ -1,5 +1,26 @@
 """ctxnet: context in convolutional networks. Blocks that add it, measures that show it, and the paper around both."""
 
+from .measure import (
+    ContextProfile,
+    check_receptive_field,
+    context_profile,
+    effective_receptive_field,
+    mean_distance,
+    receptive_field,
+)
 from .models import count_parameters, create_model, list_models, register_timm
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ContextProfile",
+    "check_receptive_field",
+    "context_profile",
+    "count_parameters",
+    "create_model",
+    "effective_receptive_field",
+    "list_models",
+    "mean_distance",
+    "receptive_field",
+    "register_timm",
+]

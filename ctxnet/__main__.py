@@ -90,7 +90,7 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     try:
         args.function(args)
-    except (ValueError, FileNotFoundError, RuntimeError, FloatingPointError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"ctxnet: {error}")
     except KeyboardInterrupt:
         sys.exit("ctxnet: interrupted; the same command goes on from the last finished epoch")

@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGES = ("torch", "torchvision", "fastai", "timm", "numpy", "ctxnet")
 
 # What a run writes is no change of the code that made it.
-_WRITTEN = (":(exclude)results", ":(exclude)dvc.lock")
+_WRITTEN = (":(top,exclude)results", ":(top,exclude)dvc.lock")
 
 
 def collect(data_manifest=None, root=".", device=None):

@@ -65,7 +65,9 @@ def test_gather_and_gemm_equal_concatenate_and_convolve(k):
     weight = torch.randn(16, 8 * (k + 1), 1, 1, dtype=torch.float64)
     block = SpatialPermutation(8, k=k)
     assert_same(
-        lambda x: F.conv2d(block(x), weight), lambda x: F.conv2d(torch.cat([x, *textbook_copies(x, k)], 1), weight), sample(),
+        lambda x: F.conv2d(block(x), weight),
+        lambda x: F.conv2d(torch.cat([x, *textbook_copies(x, k)], 1), weight),
+        sample(),
         tolerance=1e-12 * 8 * (k + 1),
     )
 

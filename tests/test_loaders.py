@@ -24,9 +24,7 @@ def make(folder, dataset="set"):
         )
         for s, n in (("train", 22), ("valid", 10))
     }
-    return save_prepared(
-        folder, dataset=dataset, image_size=16, classes=["a", "b", "c"], splits=splits, origin={}
-    )
+    return save_prepared(folder, dataset=dataset, image_size=16, classes=["a", "b", "c"], splits=splits, origin={})
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +85,7 @@ def test_an_epoch_is_decided_by_the_seeds_and_not_by_workers(prepared):
         assert torch.equal(x, other[0]) and torch.equal(y, other[1])
     assert not torch.equal(x, epoch(again, seed=1)[0])
     first = [y for _, y in build(prepared, seed=3, **PLAIN).train]
-    assert all(
-        torch.equal(a, b) for a, (_, b) in zip(first, build(prepared, seed=3, **PLAIN).train, strict=True)
-    )
+    assert all(torch.equal(a, b) for a, (_, b) in zip(first, build(prepared, seed=3, **PLAIN).train, strict=True))
 
 
 def test_affines_stay_in_the_image_and_spread_over_their_range():

@@ -53,13 +53,14 @@ def test_rows_take_any_size_and_precision(name):
     model = small(name).eval()
     x = torch.randn(1, 3, 45, 70)
     expected = model.double()(x.double())
-    assert torch.allclose(copy.deepcopy(model).float()(x).double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    single = copy.deepcopy(model).float()(x).double()
+    assert (single - expected).abs().max() <= 1e-3 * expected.abs().max()
     assert model.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", ["resnet18", *CONTEXTS])
 def test_compiles_without_graph_breaks(name):
-    model = small(name, blocks=["layer2.0"]) if name in CONTEXTS and "dilated4" != name[-8:] else small(name)
+    model = small(name, blocks=["layer2.0"]) if name in CONTEXTS and name[-8:] != "dilated4" else small(name)
     x = torch.randn(1, 3, 64, 64)
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
@@ -187,6 +188,6 @@ def test_import_is_light():
     import subprocess
     import sys
 
-    heavy = "fastai timm matplotlib papermill torchvision pandas IPython".split()
+    heavy = ["fastai", "timm", "matplotlib", "papermill", "torchvision", "pandas", "IPython"]
     code = f"import ctxnet, sys; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -22,7 +22,7 @@ N = 200
 
 
 def fake_profile(variant, side, seed):
-    """A small profile that looks like the real thing: a Gaussian in a growing window, scattered where positions are random."""
+    """A small profile: a Gaussian in a growing window, scattered where positions are random."""
     rng = np.random.default_rng(seed)
     resnet = variant.startswith("resnet")
     layers = (
@@ -56,7 +56,7 @@ def fake_profile(variant, side, seed):
 
 
 def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True):
-    """Write made-up results of ``variants`` under ``root``, in the layout that training and measuring leave."""
+    """Write made-up results under ``root``, in the layout that training and measuring leave."""
     shutil.copy(REPO / "params.yaml", root / "params.yaml")
     for number, variant in enumerate(dict.fromkeys(variants)):
         if measured:

@@ -17,7 +17,7 @@ def require_quarters(channels):
     require_at_least("channels", channels, 1)
     if channels % 4:
         near = max(4, 4 * round(channels / 4))
-        raise ValueError(f"channels={channels} must be divisible by 4 for the encoding; nearest valid value: channels={near}")
+        raise ValueError(f"channels={channels} must be a multiple of 4 for the encoding; nearest valid value: channels={near}")
     return channels
 
 
@@ -63,4 +63,4 @@ class ContextBlock(nn.Module):
             )
 
     def start_as_identity(self):
-        """Set the weights so that, in eval mode, the centre copy of the input passes unchanged. Weightless blocks do nothing."""
+        """Set the weights, if there are any, so that in eval mode the centre copy of the input passes unchanged."""

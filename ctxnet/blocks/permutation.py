@@ -32,7 +32,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_tables(order):
-    """Flat gather index and its inverse for (copies, P) permutations of P positions, the copies of one position side by side."""
+    """Flat gather index and its inverse for (copies, P) permutations, the copies of one position side by side."""
     copies, count = order.shape
     inverse = np.argsort(order, axis=1) * copies + np.arange(copies)[:, None]
     return np.ascontiguousarray(order.T).reshape(-1), np.ascontiguousarray(inverse.T).reshape(-1)

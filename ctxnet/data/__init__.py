@@ -1,5 +1,6 @@
-"""Data sets: Imagenette or any folder of images, the procedural probe set, and fastai loaders over both."""
+"""Data: Imagenette or any folder of images, the procedural probe set, and fastai loaders over both."""
 
+import os
 from pathlib import Path
 
 from ctxnet.data import imagenette, probe
@@ -22,8 +23,8 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
     """The prepared data of a protocol, made on the first call and reused after it.
 
     Args:
-        protocol: anything with ``dataset`` ("probe", "imagenette" or the path of a folder or tar in train/val
-            layout, relative to ``root``) and ``image_size`` (px).
+        protocol: anything with ``dataset`` ("probe", "imagenette" or the path of a folder or tar in
+            train/val layout, relative to ``root``) and ``image_size`` (px).
         params: the contents of params.yaml; ``params["probe"]`` and ``params["imagenette"]`` are read.
         root: the project's folder; prepared sets lie in ``data/<dataset>-<image_size>`` under it.
 
@@ -47,9 +48,7 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
 
 def _prepare_imagenette(source, size, root, progress):
     folder = root / "data" / f"imagenette-{size}"
-    have_source = (
-        source or imagenette.os.environ.get("CTXNET_DATA") or (root / "data" / "imagenette2-224").is_dir()
-    )
+    have_source = source or os.environ.get("CTXNET_DATA") or (root / "data" / "imagenette2-224").is_dir()
     if not have_source and read_manifest(folder):  # do not download again what has been prepared
         return load_prepared(folder)
     found = imagenette.find_source(source, root, image_size=size, progress=progress)
@@ -57,9 +56,10 @@ def _prepare_imagenette(source, size, root, progress):
 
 
 def _prepare_probe(settings, size, folder):
+    origin = {"generator": probe.VERSION, **settings}
     with one_preparer(folder):
         manifest = read_manifest(folder)
-        if manifest and manifest["origin"] == settings:
+        if manifest and manifest["origin"] == origin:
             return load_prepared(folder)
         splits = {}
         for split in ("train", "valid"):
@@ -74,5 +74,5 @@ def _prepare_probe(settings, size, folder):
             image_size=size,
             classes=probe.CLASSES,
             splits=splits,
-            origin=dict(settings),
+            origin=origin,
         )

@@ -1,10 +1,12 @@
 """Download a file and check it; unpack an archive without trusting it."""
 
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import urllib.request
+import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm.auto import tqdm
@@ -40,9 +42,7 @@ def download(url, path, *, sha256_hex, progress=True):
             digest.update(block)
             bar.update(len(block))
         if digest.hexdigest() != sha256_hex:
-            raise ValueError(
-                f"{url}: SHA-256 is {digest.hexdigest()}, expected {sha256_hex}; nothing was kept"
-            )
+            raise ValueError(f"{url}: SHA-256 is {digest.hexdigest()}, expected {sha256_hex}; nothing was kept")
     return path
 
 
@@ -58,8 +58,8 @@ def _check_member(archive, member):
 def extract(archive, folder, *, progress=True):
     """Unpack a tar (plain or compressed) into the new folder ``folder``, which appears only when complete.
 
-    The whole archive is looked through first and refused before anything is written if any entry is absolute,
-    climbs out of the folder, is a link or a device, or if there are too many entries or bytes.
+    The whole archive is looked through first and refused before anything is written if any entry is
+    absolute, climbs out of the folder, is a link or a device, or if there are too many entries or bytes.
 
     Raises:
         ValueError: a refused, damaged or foreign file; names the archive and the entry.
@@ -76,13 +76,13 @@ def extract(archive, folder, *, progress=True):
                 size += member.size
                 if len(members) > MAX_ENTRIES or size > MAX_BYTES:
                     raise ValueError(
-                        f"{archive}: more than {MAX_ENTRIES} entries or {MAX_BYTES} bytes; nothing was unpacked"
+                        f"{archive}: over {MAX_ENTRIES} entries or {MAX_BYTES} bytes; nothing was unpacked"
                     )
             partial.mkdir(parents=True)
             bar = tqdm(members, unit="file", desc=f"unpack {archive.name}", disable=not progress)
             tar.extractall(partial, members=bar, filter="data")
         os.replace(partial, folder)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ValueError(f"{archive}: cannot be unpacked ({error})") from None
     except BaseException:

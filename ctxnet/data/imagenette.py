@@ -1,8 +1,8 @@
 """Imagenette (Howard 2019, https://github.com/fastai/imagenette), and any folder of images in the same
 layout.
 
-A source is a folder with ``train/<class>/*`` and ``val/<class>/*``, or a tar of one. Images are decoded once
-into uint8 arrays: short side to the wanted size, centre crop.
+A source is a folder with ``train/<class>/*`` and ``val/<class>/*``, or a tar of one. Images are decoded
+once into uint8 arrays: short side to the wanted size, centre crop.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ CLASSES = {
     "n03888257": "parachute",
 }
 # The addresses are fastai's URLs.IMAGENETTE_320 and URLs.IMAGENETTE, repeated here because importing fastai
-# takes seconds (a test compares them). The hashes are those TensorFlow Datasets publishes for the same files
-# (tensorflow_datasets/datasets/imagenette/checksums.tsv); its sizes agree with fastai's own
+# takes seconds (a test compares them). The hashes are those TensorFlow Datasets publishes for the same
+# files (tensorflow_datasets/datasets/imagenette/checksums.tsv); its sizes agree with fastai's own
 # download_checks.py.
 ARCHIVES = {
     320: (
@@ -49,8 +49,8 @@ SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def split_folder(path):
-    """The folder that holds ``train`` and ``val``: ``path`` itself or the only folder in it that does; else a
-    ValueError."""
+    """The folder that holds ``train`` and ``val``: ``path`` itself or the only folder in it that does; else
+    a ValueError."""
     path = Path(path)
     candidates = [path, *sorted(p for p in path.iterdir() if p.is_dir())]
     for folder in candidates:
@@ -83,8 +83,8 @@ def open_source(path, data="data", *, progress=True):
 
 
 def find_source(source="", root=".", *, image_size=224, progress=True):
-    """The folder with Imagenette's images: ``source`` if given, else $CTXNET_DATA, else data/imagenette2-224,
-    else the download.
+    """The folder with Imagenette's images: ``source`` if given, else $CTXNET_DATA, else
+    data/imagenette2-224, else the download.
 
     ``source`` and $CTXNET_DATA may be a folder or a tar, relative to ``root``. Up to 320 px the official
     archive with short sides of 320 px (340 MB) is enough; above, the full-size one (1.6 GB) is downloaded.
@@ -116,8 +116,7 @@ def list_images(source):
     """
     source = Path(source)
     names = {
-        s: sorted(p.name for p in (source / s).iterdir() if p.is_dir() and p.name[0] != ".")
-        for s in ("train", "val")
+        s: sorted(p.name for p in (source / s).iterdir() if p.is_dir() and p.name[0] != ".") for s in ("train", "val")
     }
     for here, there in (("train", "val"), ("val", "train")):
         for missing in sorted(set(names[there]) - set(names[here])):
@@ -129,9 +128,7 @@ def list_images(source):
         files[split] = []
         for label, name in enumerate(names["train"]):
             with os.scandir(source / here / name) as entries:
-                found = sorted(
-                    e.name for e in entries if e.name[0] != "." and Path(e.name).suffix.lower() in SUFFIXES
-                )
+                found = sorted(e.name for e in entries if e.name[0] != "." and Path(e.name).suffix.lower() in SUFFIXES)
             if not found:
                 raise ValueError(f"{source / here / name}: no images in it")
             files[split] += [(f"{here}/{name}/{f}", source / here / name / f, label) for f in found]
@@ -171,8 +168,8 @@ def _listing(files):
 
 
 def _contents(files, *, progress):
-    """Hash of all source files' bytes; looks at every image's header on the way, so that a foreign file shows
-    up early."""
+    """Hash of all source files' bytes; looks at every image's header on the way, so that a foreign file
+    shows up early."""
     digest = hashlib.sha256()
     every = [item for split in files.values() for item in split]
     for name, path, _ in tqdm(every, unit="image", desc="check", disable=not progress, leave=False):
@@ -226,9 +223,7 @@ def prepare(source, folder, image_size=224, *, dataset="imagenette", progress=Tr
             return load_prepared(folder)
         origin = {"listing": _listing(files)[0], "contents": _contents(files, progress=progress)}
         total = sum(len(split) for split in files.values())
-        with tqdm(
-            total=total, unit="image", desc=f"prepare {Path(folder).name}", disable=not progress
-        ) as bar:
+        with tqdm(total=total, unit="image", desc=f"prepare {Path(folder).name}", disable=not progress) as bar:
 
             def images(split):
                 for _, path, _ in files[split]:

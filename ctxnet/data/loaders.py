@@ -3,8 +3,8 @@ rotation.
 
 One batch is gathered from the memory map at once, and crop, flip and rotation are one affine resampling per
 image, so that loading costs a small part of a training step on one core. All random numbers of the
-augmentation are drawn in the main process from torch's CPU generator: the number of workers and the device do
-not change what is drawn.
+augmentation are drawn in the main process from torch's CPU generator: the number of workers and the device
+do not change what is drawn.
 """
 
 import math
@@ -22,9 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 @lru_cache
 def _mean_std(device):
     """255·mean and 255·std, (1, 3, 1, 1)."""
-    return tuple(
-        torch.tensor(v, device=device).mul(255).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
+    return tuple(torch.tensor(v, device=device).mul(255).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def _planes(images):
@@ -113,33 +111,27 @@ def _check(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, work
             f"image_size={image_size}: the prepared images are {prepared.image_size} px; prepare them again"
         )
     if not 1 <= batch_size <= len(prepared.train_ids):
-        raise ValueError(
-            f"batch_size={batch_size}: must be 1…{len(prepared.train_ids)}, the number of training images"
-        )
+        raise ValueError(f"batch_size={batch_size}: must be 1…{len(prepared.train_ids)}, the number of training images")
     if not 0 < min_crop <= 1:
-        raise ValueError(
-            f"min_crop={min_crop}: the smallest part of the area to crop must be above 0 and at most 1"
-        )
+        raise ValueError(f"min_crop={min_crop}: the smallest part of the area to crop must be above 0 and at most 1")
     if not 0 <= max_rotate <= 180:
         raise ValueError(f"max_rotate={max_rotate}: must be 0…180 degrees")
     if workers < 0:
         raise ValueError(f"workers={workers}: must be 0 or more")
     if prepared.dataset == "probe" and (min_crop < 1 or max_rotate > 0 or flip):
-        raise ValueError(
-            "the probe set's label is geometry: it needs min_crop=1.0, max_rotate=0.0 and flip=False"
-        )
+        raise ValueError("the probe set's label is geometry: it needs min_crop=1.0, max_rotate=0.0 and flip=False")
 
 
 def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers, seed):
     """fastai ``DataLoaders`` over a :class:`~ctxnet.data.Prepared`.
 
-    A batch is x float32 (B, 3, S, S), ImageNet-normalised, and y int64 (B,). Training is shuffled, augmented
-    and drops the last incomplete batch; validation is complete, in the order of ``prepared.valid_ids``, and
-    never augmented. ``dls.vocab`` holds the class names, ``dls.c`` their number, ``dls.valid.dataset.ids``
-    the image names.
+    A batch is x float32 (B, 3, S, S), ImageNet-normalised, and y int64 (B,). Training is shuffled,
+    augmented and drops the last incomplete batch; validation is complete, in the order of
+    ``prepared.valid_ids``, and never augmented. ``dls.vocab`` holds the class names, ``dls.c`` their
+    number, ``dls.valid.dataset.ids`` the image names.
 
-    An epoch is a function of ``dls.train.rng`` (order) and torch's CPU generator (augmentation) at its start:
-    seed both there to repeat it. ``seed`` sets the former for the first epoch.
+    An epoch is a function of ``dls.train.rng`` (order) and torch's CPU generator (augmentation) at its
+    start: seed both there to repeat it. ``seed`` sets the former for the first epoch.
 
     Args:
         image_size: S, the size the images were prepared at.

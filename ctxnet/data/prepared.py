@@ -25,8 +25,9 @@ class Prepared:
     """Images and labels of both splits. Images are read-only uint8 memory maps (n, S, S, 3), labels int64
     (n,) class indices.
 
-    ``*_ids`` name the images (paths relative to the source folder). ``manifest_hash`` depends on the pixels,
-    ids, labels and class names and on nothing else, so equal data has an equal hash on every machine.
+    ``*_ids`` name the images (paths relative to the source folder). ``manifest_hash`` depends on the
+    pixels, ids, labels and class names and on nothing else, so equal data has an equal hash on every
+    machine.
     """
 
     dataset: str
@@ -71,9 +72,7 @@ def load_prepared(folder):
         try:
             images = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{path}: damaged or missing ({error}); delete {folder} and prepare it again"
-            ) from None
+            raise ValueError(f"{path}: damaged or missing ({error}); delete {folder} and prepare it again") from None
         ids = manifest[split]["ids"]
         if images.shape != (len(ids), size, size, 3) or images.dtype != np.uint8:
             raise ValueError(
@@ -101,8 +100,8 @@ def save_prepared(folder, *, dataset, image_size, classes, splits, origin):
         dataset, image_size, classes: as in :class:`Prepared`.
         splits: ``{"train": (ids, labels, images), "valid": …}``; images is any iterable of uint8 (S, S, 3),
             taken one at a time.
-        origin: JSON-able description of what the set was made from, without paths of this machine. It decides
-            about reuse.
+        origin: JSON-able description of what the set was made from, without paths of this machine. It
+            decides about reuse.
     """
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from ctxnet.measure.graph import blank_input, evaluating, first_tensor, trace
-from ctxnet.measure.rules import compact, fit, mix, relations, union
+from ctxnet.measure.rules import Window, compact, fit, mix, relations, union
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,13 @@ class Grid:
         return mask
 
 
+class _Map(NamedTuple):
+    order: int
+    cost: float
+    size: tuple
+    centers: torch.Tensor
+
+
 class Reach:
     """The reach of several layers of a model, from one trace.
 
@@ -77,12 +84,13 @@ class Reach:
         self._relations = {}
         image = self.trace.source.meta["val"].shape
         self.size = tuple(image[-2:])
-        places = self._places()
+        places, maps = self._places()
         self.grids = {}
         for layer, node in self.trace.outputs.items():
             if node not in self.trace.live:
                 raise ValueError(f"the output of layer {layer!r} does not depend on the image")
-            self.grids[layer] = _grid(layer, tuple(node.meta["val"].shape), places[node], self.size)
+            before = [m for m in maps if m.order <= self.trace.nodes.index(node)]
+            self.grids[layer] = _grid(layer, tuple(node.meta["val"].shape), places[node], before)
 
     def masks(self, positions):
         """Masks and whether each is exact, by layer.
@@ -129,7 +137,11 @@ class Reach:
         return self._relations[node, index]
 
     def _places(self):
-        """Row, column and cost (see rules.py) of every node that a layer depends on."""
+        """Row, column and cost (see rules.py) of the layers' nodes, and every map that a change of resolution made.
+
+        Where a layer's own map has the size of such an earlier map, it sits where that one sits: shifted and shuffled
+        copies in between do not move the feature, although its content comes from elsewhere.
+        """
         needed, todo = set(), [n for n in self.trace.outputs.values() if n in self.trace.live]
         while todo:
             node = todo.pop()
@@ -142,24 +154,37 @@ class Reach:
         places = {self.trace.source: torch.stack([rows, cols, torch.zeros(height, width)])[:, None, None]}
         remaining = {n: sum(user in needed for user in n.users) for n in needed}
         keep = set(self.trace.outputs.values())
-        items = {}
-        for node in self.trace.nodes:
+        items, maps = {}, [_Map(0, 0.0, (height, width), torch.stack([rows, cols], -1))]
+        for order, node in enumerate(self.trace.nodes):
             if node not in needed or node is self.trace.source:
                 continue
             if _is_item(node):
                 places[node] = items[node.args]
+                if (found := self._new_map(order, node.args, places[node])) is not None:
+                    maps.append(found)
             elif isinstance(node.meta["val"], (tuple, list)):
                 for user in node.users:
                     if user in needed:
                         items[user.args] = self._place(node, user.args[1], places)
             else:
                 places[node] = self._place(node, None, places)
+                if (found := self._new_map(order, (node, None), places[node])) is not None:
+                    maps.append(found)
             for source in node.all_input_nodes:  # only what is still wanted stays in memory
                 if source in remaining:
                     remaining[source] -= 1
                     if not remaining[source] and source not in keep:
                         places.pop(source, None)
-        return places
+        return places, maps
+
+    def _new_map(self, order, related, place):
+        inputs, _ = self._related(*related)
+        before, after = inputs[0][0].meta["val"].shape if inputs else (), self.trace.nodes[order].meta["val"].shape
+        changes = len(after) == 4 and before[-2:] != after[-2:] and after[0] == 1
+        if changes and any(isinstance(step, Window) for step in inputs[0][1]):
+            centers = mix(place, [1, 2])[:, 0, 0].expand(3, *after[2:])
+            return _Map(order, float(centers[2].max()), tuple(after[2:]), centers[:2].permute(1, 2, 0))
+        return None
 
     def _place(self, node, index, places):
         inputs, _ = self._related(node, index)
@@ -270,7 +295,7 @@ def _is_item(node):
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 
-def _grid(layer, shape, place, size):
+def _grid(layer, shape, place, maps):
     """Recognise the layout of a layer's output by the dimensions along which its place in the image changes."""
     place = compact(place)
     varies = [i for i in range(len(shape)) if place.shape[i + 1] > 1]
@@ -283,18 +308,28 @@ def _grid(layer, shape, place, size):
         layout, (height, width), channel = ("NHWC", shape[1:3], 3) if last else ("NCHW", shape[2:], 1)
         place = mix(place, [1, channel + 1])
         centers = place[:2].expand(2, 1, *[1 if d == channel else shape[d] for d in (1, 2, 3)])
-        return Grid(layer, layout, height, width, centers.reshape(2, height, width).permute(1, 2, 0))
-    if len(shape) == 3:
+        centers = centers.reshape(2, height, width).permute(1, 2, 0)
+        return Grid(layer, layout, height, width, _nearest_map(maps, (height, width), centers))
+    if len(shape) == 3 and shape[0] == 1:
         dim = 2 if 2 in varies and 1 not in varies else 1
-        place = mix(place, [1, 4 - dim]).expand(3, 1, *[shape[d] if d == dim else 1 for d in (1, 2)])
-        index = _lattice(place.reshape(3, -1))
-        if index is not None and shape[0] == 1:
-            centers = place.reshape(3, -1)[:2, index].permute(1, 2, 0)
+        place = mix(place, [4 - dim]).expand(3, 1, *[shape[d] if d == dim else 1 for d in (1, 2)]).reshape(3, -1)
+        index = _lattice(place)
+        if index is None:  # tokens that all sit in the middle: the image's tokens come last, in order
+            sizes = [m.size for m in maps if 0 <= shape[dim] - math.prod(m.size) <= 16]
+            if sizes:
+                size = max(sizes, key=math.prod)
+                index = torch.arange(shape[dim] - math.prod(size), shape[dim]).reshape(size)
+        if index is not None:
+            centers = _nearest_map(maps, tuple(index.shape), place[:2, index].permute(1, 2, 0))
             return Grid(layer, "tokens" if dim == 1 else "rows", *index.shape, centers, index)
     if len(shape) == 2:
-        centers = mix(place, [1, 2])[:2].reshape(1, 1, 2)
-        return Grid(layer, "channels", 1, 1, centers)
+        return Grid(layer, "channels", 1, 1, mix(place, [1, 2])[:2].reshape(1, 1, 2))
     raise ValueError(f"layer {layer!r} gives a tensor of {'×'.join(map(str, shape))}, which is no map of features")
+
+
+def _nearest_map(maps, size, centers):
+    fitting = [m for m in maps if m.size == tuple(size)]
+    return min(fitting, key=lambda m: m.cost).centers if fitting else centers
 
 
 def _changes(values, dim):

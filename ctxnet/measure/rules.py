@@ -16,7 +16,6 @@ Weights do not matter: a zero weight reaches as much as any other.
 import math
 
 import torch
-import torch.nn.functional as F
 
 RULES = {}
 _JITTER = 1e-3  # cost of an irregular selection, so that the unshuffled copy decides where a mixture sits

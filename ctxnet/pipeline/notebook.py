@@ -33,12 +33,15 @@ TYPES = {kind.__name__: kind for kind in (str, bool, int, float, list, tuple, di
 _USAGE = "usage: python -m ctxnet.pipeline.notebook NOTEBOOK [--output FILE] [--PARAMETER VALUE ...]"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-# tqdm chooses between widgets and text when imported: here, outside of IPython, text, which can be streamed.
+# Before it becomes a kernel, the process asks to be killed with its parent (elsewhere than on Linux ipykernel
+# polls for that) and imports tqdm, which outside of IPython decides for text: widgets could not be streamed.
 _KERNEL = """
-import sys
+import ctypes, os, signal, sys
 import tqdm.auto
-from ctxnet.pipeline.notebook import die_with_parent
-die_with_parent(int(sys.argv.pop(1)))
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv.pop(1)):
+    os._exit(1)
 from ipykernel.kernelapp import launch_new_instance
 launch_new_instance()
 """
@@ -64,7 +67,11 @@ def declared_parameters(notebook):
     if len(sources) > 1:
         raise ValueError(f"{notebook}: {len(sources)} cells are tagged 'parameters'; one is allowed")
     declared = {}
-    for line in ast.parse("".join(sources)).body:
+    try:
+        lines = ast.parse("".join(sources)).body
+    except SyntaxError as error:
+        raise ValueError(f"{notebook}: parameters cell: {error}") from None
+    for line in lines:
         name, annotation, value = _assignment(line)
         try:
             default = REQUIRED if value is None else ast.literal_eval(value)
@@ -233,7 +240,8 @@ def _first_error(node):
 
 def _without_traces(node):
     """Drop what differs between equal runs: times, versions, addresses, widget ids, progress bars."""
-    node.metadata = {"kernelspec": node.metadata.get("kernelspec", {}), "language_info": {"name": "python"}}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    node.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     for cell in node.cells:
         cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
@@ -244,20 +252,13 @@ def _without_traces(node):
     return node
 
 
-def die_with_parent(parent=None, signum=signal.SIGKILL):
-    """Make this process end when the one that started it ends, even if that was killed.
-
-    Args:
-        parent: process id of the parent as the parent knows it, so that its earlier death is noticed too.
-        signum: signal this process gets.
-    """
-    parent = os.getppid() if parent is None else parent
+def die_with_parent(signum=signal.SIGTERM):
+    """Send this process ``signum`` when the one that started it ends, even if that was killed."""
+    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signum)  # 1: PR_SET_PDEATHSIG
     else:
         threading.Thread(target=_watch, args=(parent, signum), daemon=True).start()
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signum)
 
 
 def _watch(parent, signum):
@@ -268,7 +269,7 @@ def _watch(parent, signum):
 
 def main(arguments=None):
     """Command line; the exit status is 0, 1 (refused or failed), 130 (interrupted) or 143 (terminated)."""
-    die_with_parent(signum=signal.SIGTERM)
+    die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         notebook, output, parameters = _parse(sys.argv[1:] if arguments is None else list(arguments))

@@ -83,7 +83,7 @@ def _summarise(protocol, root, results):
 
 def main(arguments=None):
     """Command line; the exit status is 0, 1 (refused or failed), 130 (interrupted) or 143 (terminated)."""
-    die_with_parent(signum=signal.SIGTERM)
+    die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     stages = {"data": data, "report": report}
     try:

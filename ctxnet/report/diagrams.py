@@ -46,7 +46,7 @@ DIAGRAMS = {
         "each block of ViT-B/16, at initialisation: before training every head weighs all "
         "patches almost alike; heads that look near are learned. b) Side of the receptive field"
         " at the end of the 16 blocks of ResNet-50, by layer arithmetic.",
-        "Left: all dots lie on a level line near 117 px. Right: a curve rising from 19 px at "
+        "Left: all dots lie on a level line near 116 px. Right: a curve rising from 19 px at "
         "block 1 to 427 px at block 16, past the image's 224 px at block 12.",
         "ViT-B/16 and ResNet-50, " + _INITIAL,
     ),

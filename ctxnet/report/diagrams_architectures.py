@@ -57,6 +57,11 @@ def _timm_meta(name):
     return _meta(timm.create_model, name, pretrained=False)
 
 
+@functools.cache
+def _timm_shapes(name):
+    return trace_shapes(_timm_meta(name))
+
+
 def _times(shape):
     return "×".join(str(n) for n in shape)
 
@@ -64,13 +69,14 @@ def _times(shape):
 # ---------------------------------------------------------------- 2.1
 
 
+@functools.cache
 def resnet_table(input_shape=INPUT, num_classes=1000):
     """The family of residual networks, measured on the networks themselves.
 
     Returns:
-        a list of dicts, one per depth: ``depth``, ``stem``, ``sizes`` (side of the map after conv1 and in the
-        four stages), ``blocks`` (list of four: kernels and channels of one block, how many), ``mult_adds``
-        (multiply-adds of one image) and ``parameters`` (classifier included).
+        a tuple of dicts, one per depth: ``depth``, ``stem``, ``sizes`` (side of the map after conv1 and in
+        the four stages), ``blocks`` (list of four: kernels and channels of one block, how many),
+        ``mult_adds`` (multiply-adds of one image) and ``parameters`` (classifier included).
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,7 +101,7 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
                 "parameters": sum(p.numel() for p in model.parameters()),
             }
         )
-    return rows
+    return tuple(rows)
 
 
 THESIS_GFLOPS = {18: 1.8, 34: 3.6, 50: 3.8, 101: 7.6, 152: 11.3}
@@ -137,16 +143,16 @@ def figure_2_1():
             lines = "\n".join(f"{k}×{k}, {c}" for k, c in convs)
             half = 0.075 * len(convs)
             y = centres[3 + stage]
-            label(ax, x - 0.13, y, lines, size=7, linespacing=1.15)
+            label(ax, x - 0.16, y, lines, size=7, linespacing=1.15)
             for side in (-1, 1):  # square brackets around the block
-                edge = x - 0.13 + side * 0.345
+                edge = x - 0.16 + side * 0.335
                 ax.plot(
                     [edge - side * 0.05, edge, edge, edge - side * 0.05],
                     [y - half, y - half, y + half, y + half],
                     color=INK,
                     lw=0.7,
                 )
-            label(ax, x + 0.25, y, f"× {count}", size=7.5, ha="left")
+            label(ax, x + 0.21, y, f"× {count}", size=7.5, ha="left")
     row(7, "", "1×1")
     label(ax, edges[2:].mean(), centres[7], "average pool, 1000-way linear layer, softmax", size=7.5)
     row(8, "params", "$10^6$", *(f"{r['parameters'] / 1e6:.1f}" for r in rows))
@@ -221,7 +227,7 @@ def figure_2_2():
 def figure_2_3():
     """The vision transformer with the shapes of ViT-B/16."""
     vit = _timm_meta("vit_base_patch16_224")
-    shapes = trace_shapes(vit)
+    shapes = _timm_shapes("vit_base_patch16_224")
     patch, grid = vit.patch_embed.patch_size[0], vit.patch_embed.grid_size[0]
     tokens, dim = shapes["blocks.0"][0]
     hidden, depth, heads = vit.blocks[0].mlp.fc1.out_features, len(vit.blocks), vit.blocks[0].attn.num_heads
@@ -353,7 +359,7 @@ def figure_2_3():
 def attention_shapes():
     """Tokens, width, heads and width per head of one attention layer of ViT-B/16, read off the module."""
     attn = _timm_meta("vit_base_patch16_224").blocks[0].attn
-    tokens, dim = trace_shapes(_timm_meta("vit_base_patch16_224"))["blocks.0.attn"][0]
+    tokens, dim = _timm_shapes("vit_base_patch16_224")["blocks.0.attn"][0]
     return {
         "tokens": tokens,
         "dim": dim,
@@ -559,7 +565,7 @@ def figure_2_6(side=14, dim=768):
 def figure_2_7():
     """The parallel branches of HRNet-W18, with the shapes at the end of every stage."""
     model = _timm_meta("hrnet_w18")
-    shapes = trace_shapes(model)
+    shapes = _timm_shapes("hrnet_w18")
     stages = [[shapes["layer1"][1]]] + [shapes[f"stage{i}"][1] for i in (2, 3, 4)]
     modules = [len(model.layer1), len(model.stage2), len(model.stage3), len(model.stage4)]
     fig, ax = canvas(3.5)
@@ -642,7 +648,7 @@ def exchange(stage="stage3"):
 @styled
 def figure_2_8():
     """What happens on the way between resolutions at the end of stage 3."""
-    shapes = trace_shapes(_timm_meta("hrnet_w18"))["stage3"][1]
+    shapes = _timm_shapes("hrnet_w18")["stage3"][1]
     paths = exchange()
     fig, ax = canvas(2.3)
     colours, sides = [BLUE, GREEN, ORANGE], [0.56, 0.42, 0.3]

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Polygon
 from torch import nn
 
@@ -12,10 +11,10 @@ from ctxnet.models.registry import create_model
 from ctxnet.models.resnet import ResNet
 from ctxnet.report.diagrams_method import sources
 from ctxnet.report.drawing import canvas, label, shade
+from ctxnet.report.plots import CONTEXT_MAP
 from ctxnet.report.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, figure, styled
 
 IMAGE = 224
-CONTEXT_MAP = LinearSegmentedColormap.from_list("context", ["#DCE9F4", SKY, BLUE, "#00264D"])
 
 
 # ---------------------------------------------------------------- 1.1
@@ -161,18 +160,20 @@ def figure_1_2(vit=None, images=None):
     fig = figure(height=2.9)
     left, right = fig.subplots(1, 2)
     depth = np.repeat(np.arange(1, len(heads) + 1), heads.shape[1])
-    uniform, near = uniform_distance(), uniform_distance(reach=1)
+    grid, patch = vit.patch_embed.grid_size[0], vit.patch_embed.patch_size[0]
+    uniform, near = uniform_distance(grid, patch), uniform_distance(grid, patch, reach=1)
     left.axhline(uniform, color=GREY, lw=1, ls="--", zorder=1)
     left.axhline(near, color=GREY, lw=1, ls=":", zorder=1)
-    left.text(12.4, uniform + 5, "all patches alike", ha="right", color=GREY, size=8)
-    left.text(12.4, near + 4, "only the 3×3 nearest patches", ha="right", color=GREY, size=8)
+    note = {"ha": "right", "color": GREY, "size": 8, "transform": left.get_yaxis_transform()}
+    left.text(0.98, 1.03 * uniform, "all patches alike", **note)
+    left.text(0.98, near + 0.02 * uniform, "only the 3×3 nearest patches", **note)
     left.plot(depth, heads.ravel(), "o", color=BLUE, mec="white", mew=0.4, ms=5)
     state = "at initialisation" if untrained else "given weights"
     left.set(
-        title=f"a) ViT-B/16, {state}",
+        title=f"a) vision transformer, {state}",
         xlabel="encoder block",
         ylabel="mean attention distance (px)",
-        ylim=(0, 150),
+        ylim=(0, 1.3 * max(uniform, heads.max())),
         xlim=(0.3, len(heads) + 0.7),
         xticks=range(1, len(heads) + 1),
     )

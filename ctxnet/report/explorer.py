@@ -1,6 +1,6 @@
 """Explorers for notebooks: move a control, see the receptive field and what is used of it.
 
-The networks are small (64 px, a few channels, random weights), so that one change takes a second or two on one core.
+The networks are small (64 px, a few channels, random weights): one change takes a second or two on one core.
 Each explorer has a drawing function of its own that works without widgets.
 """
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from ctxnet.measure import context_profile
 from ctxnet.models.resnet import STAGES, ResNet
+from ctxnet.report.diagrams_architectures import trace_shapes
 from ctxnet.report.plots import plot_context
 from ctxnet.report.style import figure, figure_bytes, styled
 
@@ -41,7 +42,7 @@ def _seeded(make, *args, seed=0, **kwargs):
 
 @styled
 def draw_profile(profile, title):
-    """RF and ERF of a profile's last layer side by side, ERF in linear and in log scale; returns the Figure."""
+    """RF and ERF of a profile's last layer, in linear and in log scale; returns the Figure."""
     fig = figure(height=2.9)
     left, right = fig.subplots(1, 2)
     for ax, scale in ((left, "linear"), (right, "log")):
@@ -49,10 +50,8 @@ def draw_profile(profile, title):
         ax.set_title(f"ERF, {scale} scale")
     share = float(profile.rf[-1].float().mean())
     exact = "" if profile.exact[-1] else " at most"
-    fig.suptitle(
-        f"{title}: receptive field{exact} {share:.0%} of the image, mean distance {float(profile.distance[-1]):.1f} px",
-        size=9,
-    )
+    distance = float(profile.distance[-1])
+    fig.suptitle(f"{title}: sees{exact} {share:.0%} of the image, mean distance {distance:.1f} px", size=9)
     return fig
 
 
@@ -60,7 +59,7 @@ def draw_profile(profile, title):
 
 
 def stack_of_convolutions(layers=3, kernel=3, dilation=1, stride=1, channels=8):
-    """``layers`` equal convolutions with ReLU, the first of them with ``stride``; the last layer is ``convN``."""
+    """``layers`` equal convolutions with ReLU (``conv1``, ``relu1``, …), the first with ``stride``."""
     net = OrderedDict()
     for i in range(layers):
         padding = dilation * (kernel - 1) // 2
@@ -84,15 +83,8 @@ def draw_stack(layers=3, kernel=3, dilation=1, stride=1, row=0.5, column=0.5):
 
 def _profile(net, layer, row, column):
     images = _images()
-    with torch.no_grad():
-        shape = dict(net.named_modules())
-        sizes = {}
-        handle = shape[layer].register_forward_hook(lambda m, i, o: sizes.update(shape=o.shape[-2:]))
-        net(images[:1])
-        handle.remove()
-    position = tuple(
-        min(int(share * n), n - 1) for share, n in zip((row, column), sizes["shape"], strict=True)
-    )
+    size = trace_shapes(net, images.shape[1:])[layer][1][1:]
+    position = tuple(min(int(share * n), n - 1) for share, n in zip((row, column), size, strict=True))
     return context_profile(net, images, layers=[layer], position=position)
 
 
@@ -121,7 +113,7 @@ def draw_context(context="random sparse context (§3.1)", k=1, d=4, block="layer
 
     Args:
         context: one of :data:`CONTEXTS`.
-        k, d: number of permutations or offsets; dilation or largest offset. Each is ignored where it has no meaning.
+        k, d: number of permutations or offsets; dilation or largest offset. Ignored where without meaning.
         block: ``layer1.0`` … ``layer4.2``.
         row, column: where the feature lies, as a share (0 … 1) of the map.
     """
@@ -141,9 +133,8 @@ def _explorer(draw, **controls):
     def update(change=None):
         message.value = "measuring …"
         try:
-            picture.value = figure_bytes(
-                draw(**{name: control.value for name, control in controls.items()}), "png", 110
-            )
+            fig = draw(**{name: control.value for name, control in controls.items()})
+            picture.value = figure_bytes(fig, "png", 110)
             message.value = ""
         except (ValueError, NotImplementedError) as error:
             message.value = f"<b>{error}</b>"

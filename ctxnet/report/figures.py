@@ -13,20 +13,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.patches import Circle
+
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.report import plots, style
+from ctxnet.report import style
+from ctxnet.report.diagrams_introduction import CONTEXT_MAP
 from ctxnet.report.records import MissingRecord, load_initial, load_profile, load_records
 from ctxnet.report.statistics import top1_interval
 from ctxnet.report.tables import IMAGENETTE
 from ctxnet.training import load_measure, load_protocol
 
+FLOOR = 1e-4  # of the maximum: where the colour scale of effective receptive fields ends
 OTHERS = ["resnet50", "hrnet_w18", "convnext_tiny", "vit_base_patch16_224"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What a figure is, beside its picture; ``trained`` says whether the protocol's own networks are in it."""
+    """What a figure is, beside its picture; ``trained``: are the protocol's own networks in it?"""
 
     draw: Callable
     caption: str
@@ -79,29 +85,29 @@ def present(number, protocol, *, root=".", save=False, notebook=""):
 
 
 def _mean_distances(variants, protocol, root):
-    """Two panels, one per kind of network, with one curve per variant."""
-    fig = style.figure(height=2.9)
+    """Two panels, one per kind of network, with one curve per variant, and one legend for both."""
+    fig = style.figure(height=2.9 + 0.18 * (len(variants) > 4))
+    handles = {}
     for ax, (title, load) in zip(fig.subplots(1, 2), _sources(protocol, root), strict=True):
-        found = {VARIANTS[variant].label: _try(load, variant) for variant in variants}
-        profiles = {label: profile for label, (profile, _) in found.items() if profile is not None}
-        commands = [command for _, command in found.values() if command]
         ax.set_title(title, fontsize=8.5)
-        if not profiles:
-            _blank(ax, commands[0])
+        missing = []
+        for variant, marker, colour in zip(variants, "os^Dv*X", style.PALETTE, strict=False):
+            profile, command = _try(load, variant)
+            if profile is None:
+                missing.append(command)
+                continue
+            blocks, label = range(1, len(profile.layers) + 1), VARIANTS[variant].label
+            (line,) = ax.plot(blocks, profile.distance.numpy(), marker=marker, color=colour, markersize=3)
+            handles.setdefault(label, line)
+        if len(missing) == len(variants):
+            _blank(ax, missing[0])
             continue
-        plots.plot_mean_distance(profiles, ax=ax)
-        if commands:
-            ax.text(
-                0.98,
-                0.02,
-                "not there yet: " + _wrapped(commands[0], 34),
-                transform=ax.transAxes,
-                ha="right",
-                va="bottom",
-                size=5.5,
-                color=style.GREY,
-                family="monospace",
-            )
+        ax.set(xlabel="block", ylabel="mean distance, px", xticks=range(2, 17, 2))
+        ax.set_ylim(bottom=0)
+        if missing:
+            ax.set_xlabel(f"block\n({len(missing)} not there yet: {_wrapped(missing[0], 60)})", fontsize=6.5)
+    if handles:
+        fig.legend(handles.values(), handles, loc="outside lower center", ncols=4 if len(handles) <= 4 else 3)
     return fig
 
 
@@ -212,15 +218,15 @@ def _contexts(rows, blocks, protocol, root, *, stacked=False, size=1.1):
             for j, block in enumerate(blocks):
                 ax = part.add_subplot(grid[i, j])
                 index = len(profile.layers) - 1 if block == -1 else block - 1
-                plots.plot_context(profile, index, ax=ax)
+                _draw_context(ax, profile, index)
                 ax.set_title(f"block {index + 1}" if i == 0 else "", fontsize=8, pad=3)
                 ax.set_ylabel(label if j == 0 else "", fontsize=8)
     return fig
 
 
 _READ = (
-    " White: outside the receptive field; colour: effective receptive field (logarithmic); dot: the feature; "
-    "circle: its mean distance. Averaged over ten images."
+    " White: outside the receptive field; colour: effective receptive field (four decades, logarithmic); "
+    "dot: the feature; circle: its mean distance. Averaged over ten images."
 )
 
 
@@ -315,7 +321,7 @@ def figure_4_13(protocol, root="."):
 )
 def figure_4_14(protocol, root="."):
     def draw(ax, profile):
-        plots.plot_context(profile, len(profile.layers) - 1, ax=ax)
+        _draw_context(ax, profile, len(profile.layers) - 1)
 
     return _networks(OTHERS, draw, protocol, root)
 
@@ -324,15 +330,14 @@ def figure_4_14(protocol, root="."):
 
 
 def _fields(cells, root, *, size=2.3):
-    """Receptive fields side by side; ``cells`` are (title, variant, block) with blocks counted from 1, -1 the last."""
+    """Receptive fields side by side; ``cells`` are (title, variant, block), blocks counted from 1."""
     fig = style.figure(width=(size + 0.25) * len(cells), height=size + 0.3)
     for ax, (title, variant, block) in zip(fig.subplots(1, len(cells), squeeze=False)[0], cells, strict=True):
         profile, command = _try(lambda name: load_initial(name, root), variant)
         if profile is None:
             _blank(ax, command)
         else:
-            index = len(profile.layers) - 1 if block == -1 else block - 1
-            plots.plot_context(profile, index, ax=ax, erf=False)
+            _draw_context(ax, profile, block - 1, effective=False)
         ax.set_title(title, fontsize=8.5)
     return fig
 
@@ -343,8 +348,7 @@ def _fields(cells, root, *, size=2.3):
     "Receptive field of ResNet-50 with its 3×3 convolutions dilated by d = 4, at the "
     "second and the last block: islands without what lies between them.",
     "Two square maps. At the second block the receptive field is a regular lattice of separate "
-    "squares; at the last "
-    "block it covers most of the image.",
+    "squares; at the last block the lattice spans the image.",
     trained=False,
 )
 def figure_4_10(protocol, root="."):
@@ -390,7 +394,7 @@ def _summed(variant, protocol, root):
         elif profile.summed is None:
             style.missing_panel(ax, "", "No sum in this profile.")
         else:
-            plots.plot_summed(profile.summed, ax=ax)
+            _draw_map(ax, profile.summed / profile.summed.max(), vmin=0, vmax=1)
         ax.set_title(title, fontsize=7.5)
     return fig
 
@@ -492,3 +496,29 @@ def _wrapped(command, width):
 
 def _blank(ax, command):
     style.missing_panel(ax, _wrapped(command, 32))
+
+
+def _draw_context(ax, profile, index, *, effective=True):
+    """White outside the receptive field, colour for the ERF (log), dot, circle of mean distance."""
+    rf, erf = profile.rf[index].numpy(), profile.erf[index].numpy()
+    if not effective:
+        _draw_map(ax, np.where(rf, 0.6, np.nan), vmin=0, vmax=1)
+    else:
+        relative = np.maximum(erf / max(float(erf.max()), 1e-30), FLOOR)
+        _draw_map(ax, np.where(rf, relative, np.nan), norm=LogNorm(FLOOR, 1))
+    row, column = (float(c) for c in profile.center[index])
+    ax.plot(
+        column, row, "o", color=style.VERMILION, markersize=2.6, markeredgecolor="white", markeredgewidth=0.4
+    )
+    radius = float(profile.distance[index])
+    if effective and np.isfinite(radius):
+        circle = Circle((column, row), radius, fill=False, edgecolor=style.VERMILION, linewidth=1)
+        ax.add_patch(circle)
+
+
+def _draw_map(ax, values, **kwargs):
+    height, width = values.shape
+    ax.imshow(values, cmap=CONTEXT_MAP, interpolation="nearest", **kwargs)
+    ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    ax.grid(False)
+    ax.spines[:].set_visible(True)

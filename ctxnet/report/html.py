@@ -107,7 +107,7 @@ def _order(number):
 
 
 def _figures(protocol, root):
-    """number -> what the template needs, for every saved figure and every one that chapter 4 and B should have."""
+    """number -> what the template needs, for every saved figure and every registered one."""
     found = {number: {"number": number, "source": None} for number in FIGURES}
     for path in sorted((root / "results" / protocol / "figures").glob("figure_*.json")):
         try:
@@ -166,7 +166,7 @@ def _words(protocol, root):
     """The two tables of chapter 5."""
     header, rows = tables.claims_cells(protocol, root)
     claims = {
-        "caption": "What the thesis concludes from its accuracies, and what the records of this protocol show: A − B in "
+        "caption": "What the thesis concludes from its accuracies, and what our records show: A − B in "
         "points. The thesis' column is read against an interval for 3,925 images per network; ours is "
         "paired on the "
         "same images. Neither contains the scatter between seeds.",
@@ -176,7 +176,8 @@ def _words(protocol, root):
     }
     header, rows = tables.context_cells(protocol, root)
     context = {
-        "caption": "How far each row looks: the first block whose receptive field is the whole 224 px image, and the mean "
+        "caption": "How far each row looks: the first block whose receptive field is the whole 224 px image, "
+        "and the mean "
         "distance of the first and last block as a share of the input's side.",
         "header": header,
         "rows": rows,
@@ -236,7 +237,8 @@ def _notes(protocol, settings, records, root):
         )
     notes.append(
         {
-            "quick": "The `quick` protocol trains on a small procedural task, not on photographs: it shows that every row "
+            "quick": "The `quick` protocol trains on a small procedural task, not on photographs: it shows "
+            "that every row "
             "trains and can be measured. Its accuracies say nothing about the thesis'.",
             "thesis": "The settings follow §4.2 of the thesis.",
         }.get(

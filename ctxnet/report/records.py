@@ -74,7 +74,7 @@ def load_history(protocol, variant, seed=0, root="."):
 
 
 def load_predictions(protocol, variant, seed=0, root="."):
-    """One run's answers on the validation images: ``image`` (its id), ``label`` and ``predicted`` (class indices)."""
+    """One run's answers: ``image`` (its id), ``label`` and ``predicted`` (class indices)."""
     path = run_folder(protocol, variant, seed, root) / "predictions.csv"
     frame = _csv(path, PREDICTION_COLUMNS, protocol, variant)
     if frame["image"].duplicated().any():

@@ -14,7 +14,7 @@ _T95 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262]
 
 
 def wilson_interval(correct, n, z=Z95):
-    """Interval of a share: (low, high) in 0…1 for ``correct`` hits among ``n``; 95 % by default (Wilson 1927)."""
+    """95 % interval (low, high) of a share in 0…1: ``correct`` hits among ``n`` (Wilson 1927)."""
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"correct must lie in 0…n and n be at least 1, not correct={correct}, n={n}")
     share = correct / n
@@ -92,7 +92,7 @@ def compare(predictions_a, predictions_b):
 
 
 def verdict(low, high, where):
-    """Words for a difference with the 95 % interval ``low``…``high`` over images; ``where`` qualifies a clear one."""
+    """Words for a difference with the interval ``low``…``high``; ``where`` qualifies a clear one."""
     if low <= 0 <= high:
         return "within noise"
     return f"{'higher' if low > 0 else 'lower'} {where}"

@@ -7,6 +7,7 @@ without a record keeps the thesis' numbers and leaves ours empty.
 
 import functools
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -56,13 +57,15 @@ TABLES = {
 
 # What a reader of the thesis has to know to compare the columns; printed under the table concerned.
 NOTES = {
-    "4.2": "The thesis labels its last row “3 permutations” and 28.3 M; its text says one permutation, which comes to "
+    "4.2": "The thesis labels its last row “3 permutations” and 28.3 M; its text says one, which comes to "
     "28.2 M.",
-    "4.5": "63.7 M needs the eight shifted copies and the centre side by side before the last 1×1 convolution. The last "
+    "4.5": "63.7 M needs the eight shifted copies and the centre side by side before the last 1×1 "
+    "convolution. The last "
     "row is ours and not in the thesis: the formula of its §3.5, a convolution at eight random positions "
     "that "
     "keeps the channels.",
-    "4.6": "The thesis' 21.3 M (HRNet) and 28.6 M (ConvNeXt) include a classifier of 1000 classes; its 85.6 M (ViT) "
+    "4.6": "The thesis' 21.3 M (HRNet) and 28.6 M (ConvNeXt) include a classifier of 1000 classes; its "
+    "85.6 M (ViT) "
     "leaves out the position and class tokens. Our counts are without classifier throughout.",
 }
 
@@ -153,7 +156,7 @@ def caption(number, protocol):
 
 
 def write_tables(protocol, root="."):
-    """Write ``table_4_1.csv`` and ``.md`` … ``4_6`` into ``results/<protocol>/tables``; returns the folder."""
+    """Write ``table_4_1.csv`` and ``.md`` … into ``results/<protocol>/tables``; returns the folder."""
     folder = Path(root) / "results" / protocol / "tables"
     for number in TABLES:
         stem = folder / f"table_{number.replace('.', '_')}"
@@ -209,16 +212,16 @@ def claims_cells(protocol, root="."):
     for row in claims(protocol, root).to_dict("records"):
         ours, p = "–", "–"
         if not _unknown(row["ours"]):
-            ours = _minus(f"{row['ours']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]")
+            ours = minus(f"{row['ours']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]")
             p = f"{row['p']:.2f}" if row["p"] >= 0.005 else "< 0.005"
         rows.append(
-            [row["claim"], _minus(f"{row['thesis']:+.2f}"), row["thesis_reading"], ours, p, row["reading"]]
+            [row["claim"], minus(f"{row['thesis']:+.2f}"), row["thesis_reading"], ours, p, row["reading"]]
         )
     return header, rows
 
 
 def readings(number, protocol, root="."):
-    """What the records say about one table, a Markdown list: each row against plain ResNet-50 on the same images."""
+    """What the records say about one table: a Markdown list, each row against plain ResNet-50."""
     frame = table(number, protocol, root).set_index("variant")
     lines = []
     for name, row in frame.drop(index=BASELINE).iterrows():
@@ -230,11 +233,12 @@ def readings(number, protocol, root="."):
             *(load_predictions(protocol, v, int(seeds[v]), root) for v in (name, BASELINE))
         )
         low, high = 100 * pair["low"], 100 * pair["high"]
-        text = f"{row['top1']:.1f} %, {100 * pair['difference']:+.1f} points to ResNet-50 (95 %: {low:+.1f} to {high:+.1f})"
+        text = f"{row['top1']:.1f} %, {100 * pair['difference']:+.1f} points to ResNet-50 "
+        text += f"(95 %: {low:+.1f} to {high:+.1f})"
         if not _unknown(row["thesis_difference_points"]):
             text += f", {row['thesis_difference_points']:+.2f} in the thesis"
         reading = statistics.verdict(low, high, "here; one seed")
-        lines.append(f"- **{row['architecture']}**: {_minus(text)}: {reading}.")
+        lines.append(f"- **{row['architecture']}**: {minus(text)}: {reading}.")
     return "\n".join(lines)
 
 
@@ -296,7 +300,7 @@ def as_markdown(header, rows, numbers=()):
 
 @functools.cache
 def parameters_million(variant):
-    """Parameters of the full-width network without its classifier, in millions, counted on the built network."""
+    """Millions of parameters of the full-width network without classifier, counted on the built one."""
     import torch
 
     from ctxnet.models import count_parameters, create_model
@@ -333,7 +337,7 @@ def _row(variant, records):
 
 def _cells(row):
     def number(key, form):
-        return "–" if _unknown(row[key]) else _minus(format(row[key], form))
+        return "–" if _unknown(row[key]) else minus(format(row[key], form))
 
     interval = "–" if _unknown(row["low"]) else f"{row['low']:.1f}–{row['high']:.1f}"
     own = row["variant"] == BASELINE  # a difference to itself says nothing
@@ -356,5 +360,6 @@ def _unknown(value):
     return isinstance(value, float) and math.isnan(value)
 
 
-def _minus(text):
-    return text.replace("-", "−")
+def minus(text):
+    """``text`` with typographic minus signs before numbers; the hyphen of ResNet-50 stays."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)

@@ -41,7 +41,7 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
         variant: one of ``ctxnet.list_models()``.
         seed: of initial weights, random positions, order and augmentation.
         root: folder that holds params.yaml, data and results.
-        max_minutes: stop cleanly before the epoch that would not end in time.
+        max_minutes: stop cleanly before the epoch that would not end in time, after one at least.
         progress: show a bar with the time left for the whole run.
         cbs: further fastai callbacks.
 
@@ -57,7 +57,8 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     root = Path(root)
     if protocol.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
-            f"protocol {protocol.name} is sized for a GPU and none is here; nearest valid value: --device cpu, if you can wait"
+            f"protocol {protocol.name} is sized for a GPU and none is here; nearest valid value: --device cpu, if you can"
+            " wait"
         )
     folder = root / "results" / protocol.name / "runs" / variant / f"seed{seed}"
     prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
@@ -101,13 +102,14 @@ def _set_aside(folder, config):
     old = _stored_config(folder)
     if old is None or old == config:
         return
-    changed = [f"{key} {old.get(key)!r} → {config.get(key)!r}" for key in sorted(old | config) if old.get(key) != config.get(key)]
+    keys = [key for key in sorted(old | config) if old.get(key) != config.get(key)]
+    changed = "; ".join(f"{key} {old.get(key)!r} → {config.get(key)!r}" for key in keys)
     aside = folder.parents[2] / "superseded" / f"{folder.parent.name}-{folder.name}-{stable_hash(old)[:8]}"
     aside.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name != ".lock":
             path.replace(aside / path.name)
-    print(f"{folder}: settings changed ({'; '.join(changed)}); the earlier run is kept in {aside}")
+    print(f"{folder}: settings changed ({changed}); the earlier run is kept in {aside}")
 
 
 def _stored_config(folder):
@@ -151,7 +153,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
     longest = 0.0
     for epoch in range(len(history), protocol.epochs):
-        if deadline and time.perf_counter() + longest > deadline:
+        if deadline and longest and time.perf_counter() + longest > deadline:
             print(f"{folder}: paused after {epoch} of {protocol.epochs} epochs; the same command goes on from here")
             return None
         started = time.perf_counter()
@@ -182,7 +184,8 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         folder / "predictions.csv", ("image", "label", "predicted"),
         zip(prepared.valid_ids, keeper.labels.tolist(), keeper.predicted.tolist(), strict=True),
     )
-    save_checkpoint(folder / "weights.safetensors", model.state_dict(), {"config": config, "history": history, "seconds": spent})
+    state = {"config": config, "history": history, "seconds": spent}
+    save_checkpoint(folder / "weights.safetensors", model.state_dict(), state)
     seen = len(history) * len(prepared.train_ids)
     write_json(
         folder / "provenance.json",

@@ -1,0 +1,216 @@
+"""Figures of chapters 1–3: they draw, their bytes are stable, and what they show is what the modules are."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from ctxnet.report import diagrams, style
+from ctxnet.report import diagrams_architectures as architectures
+from ctxnet.report import diagrams_introduction as introduction
+from ctxnet.report import diagrams_method as method
+
+NEEDS_A_LARGE_NETWORK = {"1.2", "1.3"}  # tested below, on small ones
+
+
+def texts(fig):
+    found = [t.get_text() for t in fig.texts]
+    for ax in fig.axes:
+        found += [t.get_text() for t in [*ax.texts, ax.title]]
+    return found
+
+
+def assert_text_inside(fig):
+    """No label leaves the page."""
+    fig.canvas.draw()
+    page = fig.bbox
+    for ax in fig.axes:
+        for text in ax.texts:
+            box = text.get_window_extent()
+            assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1, (
+                text.get_text()
+            )
+
+
+@pytest.mark.parametrize("number", sorted(set(diagrams.DIAGRAMS) - NEEDS_A_LARGE_NETWORK))
+def test_figure_draws_and_is_stable(number, tmp_path):
+    fig = diagrams.draw(number)
+    assert isinstance(fig, Figure)
+    assert_text_inside(fig)
+    diagrams.draw(number, folder=tmp_path)
+    stem = "figure_" + number.replace(".", "_")
+    svg = (tmp_path / f"{stem}.svg").read_bytes()
+    assert svg == style.figure_bytes(diagrams.draw(number), "svg")
+    assert b"<dc:date>" not in svg
+    assert (tmp_path / f"{stem}.png").read_bytes()[:4] == b"\x89PNG"
+    record = json.loads((tmp_path / f"{stem}.json").read_text())
+    assert (
+        record["number"] == number
+        and record["notebook"].startswith("notebooks/0")
+        and len(record["alt"]) > 40
+    )
+
+
+def test_every_figure_of_the_three_chapters_is_there():
+    assert list(diagrams.DIAGRAMS) == [
+        "1.1",
+        "1.2",
+        "1.3",
+        *(f"2.{i}" for i in range(1, 9)),
+        *(f"3.{i}" for i in range(1, 5)),
+    ]
+    with pytest.raises(ValueError, match=re.escape("'2.1'")):
+        diagrams.draw("2.11")
+
+
+def test_style_leaves_the_callers_settings_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    diagrams.draw("1.1")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_root_is_found_from_below_and_missed_outside(tmp_path):
+    (tmp_path / "params.yaml").touch()
+    (tmp_path / "notebooks/runs").mkdir(parents=True)
+    assert style.find_root(tmp_path / "notebooks/runs") == tmp_path.resolve()
+    with pytest.raises(FileNotFoundError, match="params.yaml"):
+        style.find_root("/")
+
+
+def test_growth_of_receptive_fields():
+    assert [len(f) for f in introduction.stacked_fields()] == [1, 9, 25]
+    with torch.device("meta"):
+        sizes = introduction.field_sizes(introduction.ResNet(50))
+    assert list(sizes) == [f"layer{s + 1}.{i}" for s, n in enumerate((3, 4, 6, 3)) for i in range(n)]
+    assert list(sizes.values()) == [19, 27, 35, 43, 59, 75, 91, 107, 139, 171, 203, 235, 267, 299, 363, 427]
+
+
+def small_vit():
+    import timm
+
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64)
+
+
+def test_attention_distance_against_a_slow_loop():
+    vit = small_vit()
+    for block in vit.blocks:  # sharper attention than at initialisation, so that heads differ
+        torch.nn.init.normal_(block.attn.qkv.weight, std=0.1)
+    images = introduction.noise_images(2, 64)
+    found = introduction.attention_distance(vit, images)
+    tokens = vit._pos_embed(vit.patch_embed(images))
+    with torch.no_grad():
+        q, k, _ = (
+            vit.blocks[0].attn.qkv(vit.blocks[0].norm1(tokens)).view(2, 17, 3, 3, 64).permute(2, 0, 3, 1, 4)
+        )
+        weights = (q @ k.transpose(2, 3) / 8).softmax(-1).numpy()
+    distances = []
+    for image in range(2):
+        for p in range(16):
+            row = weights[image, 1, p + 1, 1:]
+            far = [16 * np.hypot(p // 4 - o // 4, p % 4 - o % 4) for o in range(16)]
+            distances.append(np.dot(row, far) / row.sum())
+    assert found.shape == (2, 3)
+    assert found[0, 1] == pytest.approx(np.mean(distances), rel=1e-4)
+
+
+def test_uniform_distance():
+    assert introduction.uniform_distance(grid=2, patch=1) == pytest.approx((1 + 1 + 2**0.5) / 4)
+    assert introduction.uniform_distance() == pytest.approx(116.49, abs=0.01)
+
+
+def test_figure_1_2_with_a_given_transformer():
+    vit, images = small_vit(), introduction.noise_images(1, 64)
+    fig = introduction.figure_1_2(vit, images)
+    assert "a) vision transformer, given weights" in texts(fig)
+    assert style.figure_bytes(fig) == style.figure_bytes(introduction.figure_1_2(vit, images))
+
+
+def test_figure_1_3_reads_the_record(tmp_path):
+    from ctxnet.measure import ContextProfile
+
+    mask = torch.zeros(1, 224, 224, dtype=torch.bool)
+    mask[:, 67:158, 67:158] = True
+    erf = mask.float() / mask.sum()
+    profile = ContextProfile(
+        ["layer2.3"], torch.tensor([[112.0, 112.0]]), mask, erf, torch.tensor([35.0]), [True]
+    )
+    profile.save(tmp_path / "results/measure/resnet50/context.npz")
+    fig = introduction.figure_1_3(tmp_path)
+    assert "receptive field: 91 px" in texts(fig)
+    assert_text_inside(fig)
+
+
+def test_table_of_resnets():
+    table = {row["depth"]: row for row in architectures.resnet_table()}
+    assert list(table) == [18, 34, 50, 101, 152]
+    assert all(row["sizes"] == [112, 56, 28, 14, 7] for row in table.values())
+    assert table[18]["blocks"] == [([(3, c), (3, c)], 2) for c in (64, 128, 256, 512)]
+    assert table[50]["blocks"] == [
+        ([(1, c), (3, c), (1, 4 * c)], n) for c, n in ((64, 3), (128, 4), (256, 6), (512, 3))
+    ]
+    # multiply-adds as torchvision states them for its ResNets; parameters with the 1000-way classifier
+    assert [round(row["mult_adds"] / 1e9, 3) for row in table.values()] == [
+        1.814,
+        3.664,
+        4.089,
+        7.801,
+        11.514,
+    ]
+    assert table[50]["parameters"] == 25_557_032
+
+
+def test_attention_shapes_are_the_modules():
+    shapes = architectures.attention_shapes()
+    assert shapes == {"tokens": 197, "dim": 768, "heads": 12, "head_dim": 64, "projection": (768, 2304)}
+
+
+def test_similarity_of_encodings_depends_on_the_distance_only():
+    encoding = architectures.sinusoidal_encoding(6, 32)
+    similarity = (encoding @ encoding.T).reshape(6, 6, 6, 6)
+    assert similarity[0, 0, 2, 3] == pytest.approx(similarity[3, 1, 5, 4])
+    assert np.allclose(np.diag(encoding @ encoding.T), 16)
+
+
+def test_exchange_of_resolutions():
+    paths = architectures.exchange("stage4")
+    for source in range(4):
+        for target in range(4):
+            if source < target:
+                assert paths[source, target] == ["3×3, stride 2"] * (target - source)
+            elif source > target:
+                assert paths[source, target] == ["1×1", f"enlarge ×{2 ** (source - target)}"]
+            else:
+                assert paths[source, target] == []
+
+
+def test_sparse_connections_follow_the_blocks_own_indices():
+    from ctxnet.blocks import SpatialPermutation
+
+    upper, lower = method.sparse_connections(k=3, height=4, width=6)
+    assert (len(upper), len(lower)) == (3, 12)
+    first, second = (SpatialPermutation(1, k=3, layer=f"layer1.{i}") for i in (0, 1))
+    start = upper[0][0]
+    seen = {start} | {q for _, q in upper}
+    assert method.sources(second, 4, 6, divmod(start, 6)) == {divmod(p, 6) for p in seen}
+    below = set().union(*(method.sources(first, 4, 6, divmod(p, 6)) for p in seen))
+    assert below == {divmod(q, 6) for q in seen | {q for _, q in lower}}
+
+
+def test_explorers_draw_without_a_browser():
+    from ctxnet.report import explorer
+
+    assert isinstance(explorer.draw_stack(2, 3), Figure)
+    widget = explorer.context_explorer()
+    controls = {c.description: c for c in widget.children[0].children}
+    assert widget.children[2].value[:4] == b"\x89PNG"
+    before = widget.children[2].value
+    controls["context"].value = "dilated 3×3 (§3.4)"
+    assert widget.children[2].value != before
+    controls["d"].value = 12
+    assert isinstance(widget.children[1].value, str)

@@ -1,0 +1,347 @@
+"""The notebook runner, and the pipeline from images to report.html on three rows at toy size."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from ctxnet.pipeline import stages
+from ctxnet.pipeline.notebook import (
+    NotebookError,
+    check_parameters,
+    declared_parameters,
+    main,
+    parse_value,
+    run_notebook,
+)
+
+ROOT = Path(__file__).parents[1]
+ROWS = ["resnet50", "resnet50_perm1", "resnet50_dilated4"]
+DECLARED = {"name": (str, "x"), "n": (int, 1), "rate": (float, 0.1), "flip": (bool, False), "of": (list, [1])}
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+ENVIRONMENT.pop("CTXNET_DATA", None)
+
+
+def write_notebook(path, parameters, *cells):
+    code = [nbformat.v4.new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(cells)]
+    first = nbformat.v4.new_code_cell(parameters, id="parameters", metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[first, *code]), path)
+    return path
+
+
+def wait_until(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def gone(pid):
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+# Parameters
+
+
+def test_declared_parameters(tmp_path):
+    source = "name = 'x'\nn = -1  # an int\nrate: float = None\nmust: str"
+    found = declared_parameters(write_notebook(tmp_path / "a.ipynb", source))
+    assert list(found) == ["name", "n", "rate", "must"]
+    assert found["n"] == (int, -1) and found["rate"] == (float, None) and found["must"][0] is str
+
+
+@pytest.mark.parametrize("line", ["import os", "n = len('')", "n = None", "n: object = 1", "a, b = 1, 2", "n = ("])
+def test_a_parameters_cell_holds_typed_literals_only(tmp_path, line):
+    with pytest.raises(ValueError, match="parameters cell"):
+        declared_parameters(write_notebook(tmp_path / "a.ipynb", line))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nam": "x"}, "unknown parameter 'nam'; did you mean 'name'"),
+        ({"name": 1}, "'name' must be str, not 1"),
+        ({"n": True}, "'n' must be int, not True"),
+        ({"n": 1.0}, "'n' must be int, not 1.0"),
+        ({"rate": "0.1"}, "'rate' must be float"),
+        ({"rate": float("nan")}, "finite literal"),
+        ({"rate": float("inf")}, "finite literal"),
+        ({"of": [object()]}, "finite literal"),
+        ({"name": None}, "'name' must be str"),
+    ],
+)
+def test_wrong_parameters_are_refused(given, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_parameters(DECLARED, given)
+
+
+def test_missing_parameter(tmp_path):
+    declared = declared_parameters(write_notebook(tmp_path / "a.ipynb", "must: str"))
+    with pytest.raises(ValueError, match="missing parameter 'must'"):
+        check_parameters(declared, {})
+
+
+def test_types_are_kept():
+    checked = check_parameters(DECLARED, {"rate": 1, "flip": True, "of": [1, "a"]})
+    assert checked == {"rate": 1.0, "flip": True, "of": [1, "a"]} and type(checked["rate"]) is float
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [(str, "true", "true"), (str, "1e-05", "1e-05"), (str, "a=b", "a=b"), (bool, "true", True),
+     (int, "-3", -3), (float, "1e-05", 1e-05), (float, "2", 2.0), (list, "[1, 'a']", [1, "a"])],
+)  # fmt: skip
+def test_words_are_read_as_the_declared_type(kind, text, value):
+    assert parse_value("p", kind, text) == value
+
+
+@pytest.mark.parametrize(("kind", "text"), [(bool, "1"), (int, "1.5"), (list, "1"), (list, "f()")])
+def test_words_of_another_type_are_refused(kind, text):
+    with pytest.raises(ValueError, match="'p' must be"):
+        parse_value("p", kind, text)
+
+
+def test_the_command_line_refuses_in_one_line(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("ctxnet.pipeline.notebook.die_with_parent", lambda: None)
+    monkeypatch.setattr("ctxnet.pipeline.notebook.run_notebook", lambda *a: pytest.fail("started a kernel"))
+    monkeypatch.setattr(signal, "signal", lambda *a: None)
+    for words, message in [
+        (["notebooks/runs/train.ipynb", "--varaint", "resnet50"], "did you mean '--variant'"),
+        (["notebooks/runs/train.ipynb", "--variant"], "--variant needs a value"),
+        (["notebooks/runs/train.ipynb", "variant=resnet50"], "unknown parameter"),
+        (["notebooks/runs/trian.ipynb"], "no notebook"),
+    ]:
+        assert main(words) == 1
+        assert message in capsys.readouterr().err
+
+
+# Execution
+
+
+def test_equal_runs_give_equal_bytes_and_text_stays_text(tmp_path, capsys):
+    hostile = "'\"\\\n\"); raise SystemExit #{x}"
+    path = write_notebook(
+        tmp_path / "a.ipynb",
+        "text = 'x'\nrate = 0.1",
+        "import sys\nprint(ascii(text), rate)\nprint('bar', file=sys.stderr)\nobject()",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
+        "import ipywidgets\nipywidgets.IntSlider()",
+    )
+    for name in ("one", "two"):
+        run_notebook("a.ipynb", {"text": hostile, "rate": 1e-05}, f"out/{name}.ipynb", root=tmp_path)
+    shown = capsys.readouterr()
+    assert ascii(hostile) + " 1e-05" in shown.out and shown.err == "bar\nbar\n"
+    first, second = ((tmp_path / "out" / f"{name}.ipynb").read_bytes() for name in ("one", "two"))
+    assert first == second
+    notebook = nbformat.reads(first, as_version=4)
+    nbformat.validate(notebook)
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    injected = notebook.cells[1]
+    assert injected.metadata.tags == ["injected-parameters"]
+    assert [ast.literal_eval(line.value) for line in ast.parse(injected.source).body] == [hostile, 1e-05]
+    assert not nbformat.read(path, as_version=4).cells[1].outputs  # the source stays as it was
+
+
+def test_a_failing_cell(tmp_path):
+    cells = "raise ValueError('no \\x1b[31msuch\\x1b[0m thing')", "open('later', 'w')"
+    write_notebook(tmp_path / "a.ipynb", "n = 1", *cells)
+    message = r"a.ipynb, code cell 2: ValueError: no such thing \(traceback: .*out.ipynb"
+    with pytest.raises(NotebookError, match=message):
+        run_notebook("a.ipynb", output="out.ipynb", root=tmp_path)
+    assert "Traceback" in (tmp_path / "out.ipynb").read_text() and not (tmp_path / "later").exists()
+
+
+def test_a_kernel_that_dies(tmp_path):
+    write_notebook(tmp_path / "a.ipynb", "n = 1", "import os\nos.kill(os.getpid(), 9)")
+    with pytest.raises(NotebookError, match="the kernel died"):
+        run_notebook("a.ipynb", root=tmp_path)
+
+
+@pytest.fixture
+def sleeper(tmp_path):
+    """A repository with one stage, whose notebook says the number of its process and then sleeps."""
+    write_notebook(
+        tmp_path / "a.ipynb",
+        "seconds = 100",
+        "import os, pathlib, time\npathlib.Path('pid.part').write_text(str(os.getpid()))\n"
+        "os.replace('pid.part', 'pid')\nfor _ in range(seconds * 10): time.sleep(0.1)",
+    )
+    (tmp_path / "dvc.yaml").write_text("stages: {a: {cmd: exec python -m ctxnet.pipeline.notebook a.ipynb}}")
+    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_dvc_leaves_no_kernel(sleeper):
+    environment = {**ENVIRONMENT, "SHELL": "/bin/sh"}
+    with subprocess.Popen(["dvc", "repro", "-q"], cwd=sleeper, env=environment) as dvc:
+        try:
+            wait_until((sleeper / "pid").exists)
+            kernel = int((sleeper / "pid").read_text())
+            assert not gone(kernel)
+        finally:
+            dvc.send_signal(signal.SIGKILL)
+    wait_until(lambda: gone(kernel), seconds=30)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ctrl_c(sleeper):
+    command = [sys.executable, "-m", "ctxnet.pipeline.notebook", "a.ipynb"]
+    with subprocess.Popen(command, cwd=sleeper, stderr=subprocess.PIPE, text=True) as runner:
+        try:
+            wait_until((sleeper / "pid").exists)
+        finally:
+            runner.send_signal(signal.SIGINT)
+        assert runner.wait(30) == 130 and runner.stderr.read() == "interrupted\n"
+    wait_until(lambda: gone(int((sleeper / "pid").read_text())), seconds=30)
+
+
+# The pipeline
+
+
+def dvc(root, *words, check=True):
+    done = subprocess.run(["dvc", *words], cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def edit_params(root, change):
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    change(params)
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def toy(params):
+    quick = params["protocols"]["quick"]
+    quick |= {"width": 4, "image_size": 32, "epochs": 1, "decay_epochs": [], "profile_images": 2}
+    params |= {"rows": list(ROWS), "protocol_names": ["quick"], "protocols": {"quick": quick}}
+    params["probe"] |= {"train_images": 64, "valid_images": 40, "distance": 12}
+    params["measure"] |= {"width": 4, "images": 2}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """The working tree as git would carry it, with toy settings."""
+    root = tmp_path_factory.mktemp("pipeline") / "ctxnet"
+    command = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    listed = subprocess.check_output(command, cwd=ROOT, text=True)
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith(("results/", "dvc.lock", "data/")):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    edit_params(root, toy)
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(clone):
+    dvc(clone, "repro", "report@quick")
+    return clone
+
+
+def test_builds_everything(built):
+    results = built / "results" / "quick"
+    for row in ROWS:
+        record = json.loads((results / "runs" / row / "seed0" / "record.json").read_text())
+        assert 0 <= record["top1"] <= 1 and record["n"] == 40 and record["variant"] == row
+        assert (built / "results" / "measure" / row / "context.npz").is_file()
+    assert {f"table_4_{i}.md" for i in range(1, 7)} <= {p.name for p in (results / "tables").iterdir()}
+    drawn = {p.name for p in (results / "figures").glob("*.svg")}
+    wanted = {f"figure_4_{i}.svg" for i in range(1, 15)} | {f"figure_B_{i}.svg" for i in range(1, 5)}
+    assert wanted <= drawn and len(drawn) >= 34
+    page = (results / "report.html").read_text()
+    assert "resnet50_perm1" in page and "<script src" not in page
+    assert set(json.loads((results / "metrics.json").read_text())) == set(ROWS)
+    assert (results / "history.csv").read_text().startswith("epoch,")
+    assert "results/quick/metrics.json" in dvc(built, "metrics", "show")
+    dvc(built, "plots", "show", "-o", "dvc_plots")
+
+
+def test_a_second_time_does_nothing(built):
+    before = (built / "dvc.lock").read_bytes()
+    assert "Running stage" not in dvc(built, "repro", "report@quick")
+    assert (built / "dvc.lock").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        (lambda p: p["measure"].update(seed=1), {f"measure@{row}" for row in ROWS}),
+        (lambda p: p["probe"].update(valid_seed=3), {"data@quick"}),
+        (lambda p: p["imagenette"].update(source="elsewhere"), set()),
+        (
+            lambda p: p["protocols"]["quick"].update(epochs=2),
+            {f"train@quick-{row}" for row in ROWS} | {"report@quick"},
+        ),
+    ],
+)
+def test_a_setting_makes_stale_what_depends_on_it(built, change, stale):
+    kept = (built / "params.yaml").read_text()
+    try:
+        edit_params(built, change)
+        assert set(json.loads(dvc(built, "status", "--json"))) == stale
+    finally:
+        (built / "params.yaml").write_text(kept)
+
+
+def test_a_clone_with_committed_results_is_up_to_date(built, tmp_path):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    ignored = (built / ".gitignore").read_text()
+    (built / ".gitignore").write_text(ignored.replace("/results/quick/", ""))  # as for the other protocols
+    subprocess.run([*git, "add", "-A"], cwd=built, check=True)
+    subprocess.run([*git, "commit", "-qm", "results"], cwd=built, check=True)
+    assert "safetensors" not in subprocess.check_output([*git, "ls-files"], cwd=built, text=True)
+    subprocess.run(["git", "clone", "-q", str(built), str(tmp_path / "clone")], check=True)
+    assert json.loads(dvc(tmp_path / "clone", "status", "--json")) == {}
+
+
+def test_the_run_notebooks_stand_alone(built):
+    """nbval starts them in their own folder with their own defaults, as a reader in JupyterLab does."""
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "notebooks/runs"]
+    done = subprocess.run(command, cwd=built, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("protocol", "change", "message"),
+    [
+        ("quik", lambda p: None, "protocol 'quik'; did you mean 'quick'"),
+        ("quick", lambda p: p["protocols"]["quick"].update(epoch=1), "'epoch'; did you mean 'epochs'"),
+        ("quick", lambda p: p["protocols"]["quick"].update(epochs="1"), "epochs='1' must be of type int"),
+        ("quick", lambda p: p["rows"].append("resnet50_prm1"), "'resnet50_prm1'; did you mean 'resnet50_perm1'"),
+        ("quick", lambda p: p["protocol_names"].append("quik"), "protocol 'quik'; did you mean 'quick'"),
+    ],
+)
+def test_typos_are_refused_with_the_near_name(tmp_path, protocol, change, message):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    edit_params(tmp_path, toy)
+    edit_params(tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        stages.data(protocol, root=tmp_path)
+
+
+def test_conda_gets_the_versions_of_the_lock():
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    locked = {(p["name"], p["version"]) for p in lock["package"] if p["name"] != "ctxnet"}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    listed = {tuple(line.partition(" ")[0].split("==")) for line in lines}
+    assert listed == locked, "run `make requirements.txt`"
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert dependencies[-1] == {"pip": ["-r requirements.txt", "-e ."]}

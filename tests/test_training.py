@@ -1,0 +1,257 @@
+"""Training: settings, schedule, golden traces, resuming, records, the command line."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import ctxnet
+from ctxnet.measure import ContextProfile
+from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
+from ctxnet.training.checkpoint import load_checkpoint, save_checkpoint
+from ctxnet.training.schedule import learning_rate, reseed
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).with_name("golden_traces.json")
+ROWS = load_params(ROOT / "params.yaml")["rows"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with toy settings: 3 epochs of 96 images of 32 px."""
+    params = load_params(ROOT / "params.yaml")
+    params["probe"] |= {"train_images": 96, "valid_images": 50, "distance": 12}
+    params["protocols"]["quick"] |= {
+        "image_size": 32, "width": 4, "epochs": 3, "decay_epochs": [2], "learning_rate": 0.02, "profile_images": 2,
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    return tmp_path
+
+
+def toy(project, **changes):
+    return dataclasses.replace(load_protocol("quick", project / "params.yaml"), **changes)
+
+
+def trace(variant, folder):
+    """Losses of the first three training steps and of the validation after them."""
+    from fastai.callback.core import Callback
+
+    from ctxnet.data import loaders, prepare_dataset
+    from ctxnet.training.learner import build_learner, fit_epoch
+
+    class Losses(Callback):
+        def before_fit(self):
+            self.values = []
+
+        def after_loss(self):
+            if self.learn.training:
+                self.values.append(self.learn.loss_grad.item())
+
+    protocol = dataclasses.replace(load_protocol("quick", ROOT / "params.yaml"), learning_rate=0.01)
+    params = {"probe": {"train_images": 96, "valid_images": 50, "distance": 20, "train_seed": 1, "valid_seed": 2}}
+    prepared = prepare_dataset(protocol, params, folder)
+    dls = loaders(
+        prepared, image_size=64, batch_size=32, min_crop=1.0, max_rotate=0.0, flip=False, workers=0, seed=0
+    )
+    learner = build_learner(ctxnet.create_model(variant, width=16, input_size=64), dls, protocol, cbs=[Losses()])
+    reseed(0, 0, (dls.train, dls.valid))
+    keeper = fit_epoch(learner, 0, 0.01)
+    return [*learner.losses.values, keeper.valid_loss]
+
+
+@pytest.mark.parametrize("variant", ROWS)
+def test_golden_trace(variant, tmp_path):
+    """A refactoring that keeps these losses keeps the records; a change that moves one makes that row's records stale."""
+    expected = json.loads(GOLDEN.read_text())[variant]
+    assert np.allclose(trace(variant, tmp_path), expected, rtol=2e-3), "make `python tests/test_training.py` write new ones"
+
+
+def test_every_record_of_every_row_has_a_golden_trace():
+    assert set(json.loads(GOLDEN.read_text())) == set(ROWS)
+
+
+def test_schedule_divides_by_ten_as_the_thesis_does():
+    thesis = load_protocol("thesis", ROOT / "params.yaml")
+    rates = [learning_rate(thesis, epoch) for epoch in range(100)]
+    assert np.allclose(rates, [0.1] * 30 + [0.01] * 30 + [0.001] * 30 + [0.0001] * 10)
+
+
+def test_optimiser_has_momentum_and_weight_decay(project):
+    seen = {}
+    from fastai.callback.core import Callback
+
+    class Look(Callback):
+        def after_step(self):
+            seen.update({k: v for k, v in self.learn.opt.opt.param_groups[0].items() if k != "params"})
+
+    run(toy(project, epochs=1, learning_rate=0.03), "resnet50", root=project, progress=False, cbs=[Look()])
+    assert seen["momentum"] == 0.9 and seen["weight_decay"] == 1e-4 and seen["lr"] == 0.03
+
+
+def test_a_run_leaves_a_complete_deterministic_record(project):
+    first = run(toy(project), "resnet50_perm1", root=project, progress=False)
+    assert first.status == "finished" and first.folder == project / "results/quick/runs/resnet50_perm1/seed0"
+    record = first.record
+    assert record["n"] == 50 and record["epochs"] == 3 and 0 <= record["top1"] <= record["top1_best"] <= 1
+    lines = (first.folder / "predictions.csv").read_text().splitlines()
+    right = [line.split(",")[1] == line.split(",")[2] for line in lines[1:]]
+    assert lines[0] == "image,label,predicted" and len(right) == 50 and np.mean(right) == pytest.approx(record["top1"])
+    profile = ContextProfile.load(first.folder / "context.npz")
+    assert len(profile.layers) == 16 and profile.rf.shape == (16, 32, 32)
+    assert torch.allclose(profile.erf.sum((1, 2)), torch.ones(16))
+    names = ("record.json", "history.csv", "predictions.csv", "context.npz")
+    before = {name: (first.folder / name).read_bytes() for name in names}
+    again = run(toy(project), "resnet50_perm1", root=project, progress=False)  # returned as recorded
+    assert again.record == record
+    for path in first.folder.iterdir():
+        path.unlink()
+    run(toy(project), "resnet50_perm1", root=project, progress=False)
+    assert {name: (first.folder / name).read_bytes() for name in names} == before
+
+
+def test_stopped_and_resumed_equals_straight(project, tmp_path):
+    run(toy(project, name="straight"), "resnet50_random_dilated8_conv", root=project, progress=False)
+    paused = toy(project, name="resumed")
+    for _ in range(2):  # no time for an epoch: each call must still make progress, one epoch at least
+        result = run(paused, "resnet50_random_dilated8_conv", root=project, progress=False, max_minutes=1e-9)
+        assert result.status == "paused" and result.record is None
+    run(paused, "resnet50_random_dilated8_conv", root=project, progress=False)
+    folders = [project / "results" / name / "runs/resnet50_random_dilated8_conv/seed0" for name in ("straight", "resumed")]
+    a, b = (load_checkpoint(folder / "weights.safetensors")[0] for folder in folders)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert (folders[0] / "history.csv").read_bytes() == (folders[1] / "history.csv").read_bytes()
+
+
+def test_killed_and_started_again_equals_straight(project):
+    expected = run(toy(project), "resnet50", root=project, progress=False)
+    expected = (expected.folder / "predictions.csv").read_bytes(), (expected.folder / "history.csv").read_bytes()
+    folder = project / "results/quick/runs/resnet50/seed0"
+    for path in folder.iterdir():
+        path.unlink()
+    arguments = ["--protocol", "quick", "--variant", "resnet50", "--root", project, "--quiet"]
+    command = [sys.executable, "-m", "ctxnet", "train", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, cwd=project)
+    deadline = time.time() + 120
+    while not (folder / "checkpoint.safetensors").exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(command, env=environment, cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ((folder / "predictions.csv").read_bytes(), (folder / "history.csv").read_bytes()) == expected
+
+
+def test_changed_settings_never_reuse_a_record(project, capsys):
+    first = run(toy(project, epochs=1), "resnet50", root=project, progress=False)
+    second = run(toy(project, epochs=1, learning_rate=0.03), "resnet50", root=project, progress=False)
+    assert second.record["config_hash"] != first.record["config_hash"]
+    assert "learning_rate 0.02 → 0.03" in capsys.readouterr().out
+    kept = list((project / "results/quick/superseded").glob("*/record.json"))
+    assert len(kept) == 1 and json.loads(kept[0].read_text())["config_hash"] == first.record["config_hash"]
+
+
+def test_a_missing_record_is_made_again_from_the_weights(project):
+    first = run(toy(project, epochs=1), "resnet50", root=project, progress=False)
+    before = (first.folder / "record.json").read_bytes()
+    (first.folder / "record.json").unlink()
+    run(toy(project, epochs=1, learning_rate=0.02), "resnet50", root=project, progress=False)
+    assert (first.folder / "record.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["record.json", "history.csv", "predictions.csv", "context.npz"])
+def test_damaged_records_are_refused(project, name):
+    folder = run(toy(project, epochs=1), "resnet50", root=project, progress=False).folder
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        read_record(folder)
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_checkpoint(path, {"a": torch.randn(40), "b": torch.arange(5)}, {"epoch": 3})
+    good = path.read_bytes()
+    tensors, state = load_checkpoint(path)
+    assert state == {"epoch": 3} and torch.equal(tensors["b"], torch.arange(5))
+    for bit in range(0, 8 * len(good), 7):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match="c.safetensors: damaged"):
+            load_checkpoint(path)
+    for length in range(0, len(good), 50):
+        path.write_bytes(good[:length])
+        with pytest.raises(ValueError, match="c.safetensors: damaged"):
+            load_checkpoint(path)
+
+
+def test_a_diverging_run_leaves_no_record(project):
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        run(toy(project, learning_rate=1e30), "resnet50", root=project, progress=False)
+    assert not list((project / "results").rglob("record.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"learning_rat": 0.1}, "learning_rate"),
+        ({"epochs": "3"}, "protocols.quick.epochs"),
+        ({"epochs": 0}, "must be positive"),
+        ({"flip": 1}, "type bool"),
+        ({"device": "gpu"}, "unknown device"),
+        ({"min_crop": 1.5}, "nearest valid value: 1.0"),
+        ({"decay_epochs": 3}, "list of int"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(project, change, words):
+    params = load_params(project / "params.yaml")
+    params["protocols"]["quick"] |= change
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ValueError) as caught:
+        load_protocol("quick", project / "params.yaml")
+    assert words in str(caught.value) and "\n" not in str(caught.value) and "params.yaml" in str(caught.value)
+
+
+def test_a_missing_setting_is_named(project):
+    params = load_params(project / "params.yaml")
+    del params["protocols"]["quick"]["momentum"], params["measure"]["seed"]
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ValueError, match="missing key 'momentum'"):
+        load_protocol("quick", project / "params.yaml")
+    with pytest.raises(ValueError, match="missing key 'seed'"):
+        load_measure(project / "params.yaml")
+
+
+def command_line(*arguments, cwd=ROOT):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ctxnet", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def test_command_line_explains_itself_and_suggests():
+    assert "train" in command_line("--help").stdout
+    assert command_line("list", "*_enc").stdout.split() == [f"resnet50_perm{k}_enc" for k in (1, 3, 5)]
+    assert "'train'" in command_line("trian").stderr
+    wrong = command_line("train", "--protocol", "quik", "--variant", "resnet50")
+    assert wrong.returncode == 1 and wrong.stderr.strip().splitlines()[-1].count("'quick'") == 1
+    wrong = command_line("train", "--protocol", "quick", "--variant", "resnet50_prem1")
+    assert wrong.returncode == 1 and "'resnet50_perm1'" in wrong.stderr
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        traces = {variant: trace(variant, Path(scratch)) for variant in ROWS}
+    GOLDEN.write_text(json.dumps(traces, indent=1) + "\n")
