@@ -51,6 +51,10 @@ def _report(args):
     from .report.html import build_report
 
     print(build_report(args.protocol, args.root))
+    if args.readme:
+        from .report.tables import write_overview
+
+        write_overview(args.readme, args.protocol, args.root)
 
 
 def build_parser():
@@ -79,6 +83,7 @@ def build_parser():
 
     sub_report = command("report", _report, "Gather the tables and figures of a protocol in one page.")
     sub_report.add_argument("--protocol", required=True, help="a group of params.yaml")
+    sub_report.add_argument("--readme", help="also renew the table of rows in this Markdown file")
 
     for each in (sub, sub_measure, sub_report):
         each.add_argument("--root", default=".", help="folder that holds params.yaml, data and results")

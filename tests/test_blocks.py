@@ -149,8 +149,8 @@ def test_relative_encoding_follows_its_formula():
     [
         (lambda: SpatialPermutation(8, k=-1), "k=0"),
         (lambda: SpatialPermutation(8, k=1.5), "k=0"),
-        (lambda: SpatialPermutation(6, k=1, encoding=True), "channels=8"),
-        (lambda: PermutationAttention(2, k=1), "channels=4"),
+        (lambda: SpatialPermutation(6, k=1, encoding=True), "8"),
+        (lambda: PermutationAttention(2, k=1), "4"),
         (lambda: InsertedDilatedConv(8, d=0), "d=1"),
         (lambda: RandomDilatedConcat(8, k=9, d=1), "k=8"),
         (lambda: RandomDilatedConcat(8, k=2, d=-3), "d=1"),

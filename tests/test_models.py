@@ -170,7 +170,7 @@ def test_timm_builds_our_rows():
         (lambda: small("resnet50_perm1", blocks=["layer5.0"]), "layer"),
         (lambda: small("resnet50_inserted_dilated4", d=40), "d=16"),
         (lambda: small("resnet50_dilated4", dilation=17), "dilation=16"),
-        (lambda: small("resnet50_perm1_attn", width=2), "channels=4"),
+        (lambda: small("resnet50_perm1_attn", width=2), "value: 4"),
         (lambda: small("convnext_tiny", k=2), "no context slot"),
         (lambda: ctxnet.models.ResNet(51), "depth=50"),
         (lambda: small("resnet50", pretrained="no/such.safetensors"), "no/such.safetensors"),

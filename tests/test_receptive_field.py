@@ -92,7 +92,7 @@ NETS = {
     "unpadded": lambda: nn.Sequential(nn.Conv2d(4, 4, (2, 5), padding=0), nn.Conv2d(4, 4, (4, 1), padding=(3, 0))),
     "grouped": lambda: nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.ChannelShuffle(4), nn.Conv2d(8, 4, 3, groups=4)),
     "pooled": lambda: nn.Sequential(nn.MaxPool2d(3, 2, 1, ceil_mode=True), same(), nn.AvgPool2d(2, ceil_mode=True)),
-    "dilated pool": lambda: nn.MaxPool2d(3, 1, 2, dilation=2),
+    "dilated pool": lambda: nn.MaxPool2d(3, 1, 1, dilation=2),
     "adaptive": lambda: nn.Sequential(same(), nn.AdaptiveAvgPool2d((5, 3))),
     "reflected": lambda: nn.Sequential(nn.ReflectionPad2d((2, 3, 1, 4)), nn.Conv2d(4, 4, 5)),
     "circular": lambda: same(padding_mode="circular"),
@@ -171,24 +171,24 @@ def test_resnet50_has_the_known_sizes():
 
 
 FAMILIES = [
-    ("resnet50", 64, "layer2.1"),  # its last gammas start at zero
-    ("seresnet18", 64, "layer1.0"),
-    ("hrnet_w18_small", 64, "stage2.0"),
-    ("convnext_atto", 64, "stages.1.blocks.0"),
-    ("efficientnet_b0", 64, "blocks.0.0"),
-    ("mobilenetv3_small_050", 64, "blocks.1.0"),
-    ("densenet121", 64, "features.denseblock1.denselayer2"),
-    ("res2net50_26w_4s", 64, "layer1.1"),
-    ("mixer_s32_224", 224, "blocks.1"),
-    ("vit_tiny_patch16_224", 224, "blocks.1"),
-    ("deit_tiny_distilled_patch16_224", 224, "blocks.0"),
-    ("swin_tiny_patch4_window7_224", 224, "layers.0.blocks.1"),
+    ("resnet26", 64, "layer2.1", {}),  # its last gammas start at zero
+    ("seresnet18", 64, "layer1.0", {}),
+    ("hrnet_w18_small", 64, "stage2.0", {}),
+    ("convnext_atto", 64, "stages.1.blocks.0", {}),
+    ("efficientnet_lite0", 64, "blocks.0.0", {}),
+    ("mobilenetv3_small_050", 64, "blocks.1.0", {}),
+    ("densenet121", 64, "features.denseblock1.denselayer2", {"block_config": (2, 1, 1, 1)}),
+    ("res2net50_26w_4s", 64, "layer1.1", {"layers": [2, 1, 1, 1]}),
+    ("mixer_s32_224", 224, "blocks.1", {"num_blocks": 2}),
+    ("vit_tiny_patch16_224", 64, "blocks.1", {"img_size": 64, "depth": 2}),
+    ("deit_tiny_distilled_patch16_224", 64, "blocks.0", {"img_size": 64, "depth": 2}),
+    ("swin_tiny_patch4_window7_224", 56, "layers.0.blocks.1", {"img_size": 56, "depths": (2, 1), "num_heads": (3, 6)}),
 ]
 
 
-@pytest.mark.parametrize(("name", "size", "layer"), FAMILIES)
-def test_timm_families(name, size, layer):
-    assert check_receptive_field(timm.create_model(name), layer, size, pixels=9, batch_size=9) == []
+@pytest.mark.parametrize(("name", "size", "layer", "options"), FAMILIES)
+def test_timm_families(name, size, layer, options):
+    assert check_receptive_field(timm.create_model(name, **options), layer, size, pixels=9, batch_size=9) == []
 
 
 def test_torchvision_vit_and_swin():
@@ -197,17 +197,18 @@ def test_torchvision_vit_and_swin():
     swin = torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4])
     layer = residual_blocks(swin)[1]  # windows shifted
     mask = receptive_field(swin, layer, 64, (6, 6))
-    assert not mask.all() and check_receptive_field(swin, layer, 64, (6, 6), pixels=30) == []
+    assert not mask.all() and check_receptive_field(swin, layer, 64, (6, 6), pixels=15) == []
 
 
-@pytest.mark.parametrize("name", ["resnet50_perm1", "resnet50_perm3_attn", "resnet50_random_dilated8",
-                                  "resnet50_random_dilated8_conv", "resnet50_inserted_dilated4"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["resnet50_perm1", "resnet50_perm3_attn", "resnet50_random_dilated8", "resnet50_random_dilated8_conv"]
+)
 def test_context_rows(name):
     model = ctxnet.create_model(name, width=8, input_size=64)
-    assert check_receptive_field(model, "layer1.1", 64, pixels=30) == []
-    for layer, center in (("layer1.0.context", 32), ("layer1.1", 32), ("layer4.2", 32)):
-        grid = Reach(model, [layer], 64).grids[layer]
-        assert grid.center(grid.position(None)) == (center, center)
+    assert check_receptive_field(model, "layer1.1", 64, pixels=15, batch_size=15) == []
+    layers = ["layer1.0.context", "layer1.1", "layer4.2"]
+    grids = Reach(model, layers, 64).grids
+    assert all(grids[layer].center(grids[layer].position(None)) == (32, 32) for layer in layers)
 
 
 def test_a_wrong_mask_is_found_out(monkeypatch):
@@ -217,20 +218,26 @@ def test_a_wrong_mask_is_found_out(monkeypatch):
     assert (0, 0, False) in found and (3, 4, True) in found and len(found) == 6 + 6
 
 
-CENTERS = {
-    ("resnet18", 224, "layer4.1"): 96,
-    ("vit_tiny_patch16_224", 224, "blocks.0.attn"): 119.5,
-    ("swin_tiny_patch4_window7_224", 224, "layers.1.blocks.0"): 14 * 8 + 3.5,
-    ("convnext_atto", 224, "stages.3.blocks.1"): 3 * 32 + 15.5,
-    ("hrnet_w18_small", 224, "stage3.0"): 28 * 4,
-    ("mixer_s32_224", 224, "blocks.0"): 3 * 32 + 15.5,
-}
+CENTERS = [
+    ("resnet18", 64, "layer4.1", {}, 32),
+    ("vit_tiny_patch16_224", 64, "blocks.0.attn", {"img_size": 64, "depth": 1}, 39.5),
+    (
+        "swin_tiny_patch4_window7_224",
+        56,
+        "layers.1.blocks.0",
+        {"img_size": 56, "depths": (2, 1), "num_heads": (3, 6)},
+        3 * 8 + 3.5,
+    ),
+    ("convnext_atto", 96, "stages.3.blocks.1", {}, 32 + 15.5),
+    ("hrnet_w18_small", 64, "stage3.0", {}, 32),
+    ("mixer_s32_224", 224, "blocks.0", {"num_blocks": 1}, 3 * 32 + 15.5),
+]
 
 
-@pytest.mark.parametrize(("name", "size", "layer"), CENTERS)
-def test_where_features_sit(name, size, layer):
-    grid = Reach(timm.create_model(name), [layer], size).grids[layer]
-    assert grid.center(grid.position(None)) == pytest.approx((CENTERS[name, size, layer],) * 2, abs=1e-9)
+@pytest.mark.parametrize(("name", "size", "layer", "options", "expected"), CENTERS)
+def test_where_features_sit(name, size, layer, options, expected):
+    grid = Reach(timm.create_model(name, **options), [layer], size).grids[layer]
+    assert grid.center(grid.position(None)) == pytest.approx((expected, expected), abs=1e-9)
 
 
 def test_centers_beyond_padding_and_before_the_image():

@@ -346,3 +346,21 @@ def test_report_without_any_record_says_what_to_do(empty):
     assert "dvc repro report@small" in page and "0 finished runs" in page
     with pytest.raises(ValueError, match="small"):
         html.build_report("smal", empty)
+
+
+def test_readme_shows_the_committed_records():
+    text = (REPO / "README.md").read_text()
+    assert tables.overview("small", REPO) in text, "renew it: python -m ctxnet report --protocol small --readme README.md"
+
+
+def test_overview_replaces_only_what_stands_between_its_markers(tmp_path):
+    fabricate(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table: rows -->\nold\n<!-- end -->\nafter\n")
+    tables.write_overview(page, "small", tmp_path)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
+    assert text.count("`resnet50`") == 1 and "`vit_base_patch16_224`" in text
+    page.write_text("nothing to replace")
+    with pytest.raises(ValueError, match="page.md"):
+        tables.write_overview(page, "small", tmp_path)

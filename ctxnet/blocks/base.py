@@ -17,7 +17,7 @@ def require_quarters(channels):
     require_at_least("channels", channels, 1)
     if channels % 4:
         near = max(4, 4 * round(channels / 4))
-        raise ValueError(f"channels={channels} must be a multiple of 4 for the encoding; nearest valid value: channels={near}")
+        raise ValueError(f"channels={channels} must be a multiple of 4 for the encoding; nearest valid value: {near}")
     return channels
 
 

@@ -79,6 +79,7 @@ def erf_maps(model, images, grids, positions, aggregate, batch_size=None):
         def hook(module, args, output):  # summed at once: a later in-place call may change the output
             output = first_tensor(output, layer)
             features[layer] = [grids[layer].pick(output, p).sum() for p in positions[layer]]
+
         return hook
 
     sums = {layer: torch.zeros(images.shape[-2:], device=images.device, dtype=images.dtype) for layer in grids}
@@ -93,7 +94,7 @@ def erf_maps(model, images, grids, positions, aggregate, batch_size=None):
             for layer in reversed(list(grids)):
                 for feature in features.pop(layer):
                     left -= 1
-                    gradient, = torch.autograd.grad(feature, batch, retain_graph=left > 0)
+                    (gradient,) = torch.autograd.grad(feature, batch, retain_graph=left > 0)
                     sums[layer] += reduce(gradient).sum(0)
     finally:
         for handle in handles:

@@ -15,8 +15,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from ctxnet.naming import require_known
 
 # These take an input's shape and dtype but none of its values.
-_SHAPE_ONLY = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
-               "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")  # fmt: skip
+_SHAPE_ONLY = (
+    "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_empty_strided"
+).split()
 
 
 class Trace:
@@ -81,6 +82,7 @@ def trace(model, layers, input_size):
         def hook(module, args, output):
             # A copy, because a later in-place call would otherwise change what we keep.
             found[layer] = first_tensor(output, layer).clone()
+
         return hook
 
     def mark(name=None):
@@ -88,6 +90,7 @@ def trace(model, layers, input_size):
             stack.pop() if name is None else stack.append(name)
             if (mode := get_proxy_mode()) is not None:
                 events.append((len(mode.tracer.graph.nodes), stack[-1]))
+
         return hook
 
     def forward(x):

@@ -136,6 +136,7 @@ def _encode(erf):
 
 
 def _decode(array):
-    erf = (torch.from_numpy(array).double() / 255).pow(4)
+    field = torch.from_numpy(array).double()
+    erf = field.square() if array.dtype == np.float16 else (field / 255).pow(4)  # float16 roots: first version
     total = erf.sum((-2, -1), keepdim=True)
     return (erf / torch.where(total > 0, total, 1)).float()

@@ -33,8 +33,10 @@ class Grid:
         """
         row, col = (self.height // 2, self.width // 2) if position is None else (int(p) for p in position)
         if not (0 <= row < self.height and 0 <= col < self.width):
-            raise ValueError(f"position {(row, col)} lies outside the {self.height}×{self.width} map of layer "
-                             f"{self.layer!r}: rows 0…{self.height - 1}, columns 0…{self.width - 1}")  # fmt: skip
+            raise ValueError(
+                f"position {(row, col)} lies outside the {self.height}×{self.width} map of layer "
+                f"{self.layer!r}: rows 0…{self.height - 1}, columns 0…{self.width - 1}"
+            )
         return row, col
 
     def center(self, position):

@@ -75,14 +75,18 @@ def unknown(call, why="no rule says what it can reach"):
     return NotImplementedError(f"layer {path!r} calls {call.name.replace('::', '.')}, which cannot be followed{kind}")
 
 
-def rule(*names):
+def rule(names):
+    """Decorator: the rule for the ATen calls of these names, separated by blanks."""
+
     def register(function):
-        RULES.update({f"aten::{name}": function for name in names})
+        RULES.update({f"aten::{name}": function for name in names.split()})
         return function
+
     return register
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
+
 
 def compact(tensor):
     """Shrink every dimension but the first to size 1 where the tensor is the same all along it."""
@@ -125,6 +129,7 @@ def union(places):
 
 
 # ------------------------------------------------------------------------------------------------------ steps
+
 
 class Mix:
     """An output depends on the whole input along ``dims``; elementwise along the others."""
@@ -290,14 +295,17 @@ class Move:
 
 # ------------------------------------------------------------------------------------------------------ rules
 
-@rule("clone", "alias", "detach", "_to_copy", "lift_fresh", "lift_fresh_copy", "contiguous", "dropout", "polar",
-      "_conj", "_conj_physical", "complex", "hardswish", "leaky_relu", "prelu", "_prelu_kernel", "rrelu_with_noise",
-      "rrelu_with_noise_functional", "log_sigmoid_forward", "bernoulli")  # fmt: skip
+
+@rule(
+    "clone alias detach _to_copy lift_fresh lift_fresh_copy contiguous dropout polar _conj _conj_physical complex "
+    "hardswish leaky_relu prelu _prelu_kernel rrelu_with_noise rrelu_with_noise_functional log_sigmoid_forward "
+    "bernoulli"
+)
 def elementwise(call):
     return [(node, [Mix()]) for node in call.inputs], True
 
 
-@rule("copy", "fill")
+@rule("copy fill")
 def overwriting(call):
     node = call.args.get("src", call.args.get("value"))
     return [(node, [Mix()])] if call.live(node) else [], True
@@ -312,7 +320,7 @@ def gated(call):
     return [(node, [Pick(dim, part, shape[dim])]) for part in (half, half + len(half))], True
 
 
-@rule("native_dropout", "sort", "topk", "kthvalue", "median", "nanmedian", "mode", "argsort", "argmax", "argmin")
+@rule("native_dropout sort topk kthvalue median nanmedian mode argsort argmax argmin")
 def selection(call):
     """A choice by value: which element it is cannot be told without the values, so all of them could be."""
     if call.name == "aten::native_dropout":
@@ -324,8 +332,10 @@ def selection(call):
     return [(node, [Mix(call.dims("dim", ndim), squeeze=not keep)])], False
 
 
-@rule("mean", "sum", "amax", "amin", "max", "min", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "all",
-      "any", "norm", "linalg_vector_norm", "nansum", "aminmax", "_fft_r2c", "_fft_c2c", "_fft_c2r")  # fmt: skip
+@rule(
+    "mean sum amax amin max min prod var std var_mean std_mean logsumexp all any norm linalg_vector_norm nansum "
+    "aminmax _fft_r2c _fft_c2c _fft_c2r"
+)
 def reduction(call):
     node = call.args.get("self", call.args.get("x"))
     ndim = node.meta["val"].ndim
@@ -337,13 +347,13 @@ def reduction(call):
     return [(node, [Mix(call.dims("dim", ndim), squeeze=not keep)])], True
 
 
-@rule("_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", "logcumsumexp", "renorm")
+@rule("_softmax _log_softmax softmax log_softmax _safe_softmax logcumsumexp renorm")
 def along_one(call):
     node = call["self"]
     return [(node, [Mix(call.dims("dim", node.meta["val"].ndim))])], True
 
 
-@rule("cumsum", "cumprod", "cummax", "cummin")
+@rule("cumsum cumprod cummax cummin")
 def cumulative(call):
     node = call["self"]
     shape = tuple(node.meta["val"].shape)
@@ -356,14 +366,14 @@ def cumulative(call):
     return [(node, [Permute(order), window, Permute(back)])], True
 
 
-@rule("native_layer_norm", "layer_norm", "rms_norm", "_fused_rms_norm")
+@rule("native_layer_norm layer_norm rms_norm _fused_rms_norm")
 def layer_norm(call):
     node = call["input"]
     ndim = node.meta["val"].ndim
     return _normalised(call, node, [Mix(range(ndim - len(call["normalized_shape"]), ndim))])
 
 
-@rule("native_group_norm", "group_norm")
+@rule("native_group_norm group_norm")
 def group_norm(call):
     node = call["input"]
     shape = node.meta["val"].shape
@@ -371,9 +381,11 @@ def group_norm(call):
     return _normalised(call, node, [Mix(range(2, len(shape))), Channels(groups, shape[1], shape[1])])
 
 
-@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-      "_native_batch_norm_legit_functional", "batch_norm", "miopen_batch_norm", "_batch_norm_no_update",
-      "_batch_norm_with_update")  # fmt: skip
+@rule(
+    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
+    "_native_batch_norm_legit_functional batch_norm miopen_batch_norm _batch_norm_no_update "
+    "_batch_norm_with_update"
+)
 def batch_norm(call):
     node = call["input"]
     ndim = node.meta["val"].ndim
@@ -391,7 +403,7 @@ def _normalised(call, node, steps):
     return result, True
 
 
-@rule("mm", "bmm", "matmul", "addmm", "baddbmm", "linear")
+@rule("mm bmm matmul addmm baddbmm linear")
 def product(call):
     first = call.args.get("mat1", call.args.get("batch1", call.args.get("input", call.args.get("self"))))
     second = call.args.get("mat2", call.args.get("batch2", call.args.get("weight", call.args.get("other"))))
@@ -415,10 +427,12 @@ def matrix_vector(call):
     return [(call["self"], [Mix([1], squeeze=True)])], True
 
 
-@rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-      "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
-      "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math",
-      "_scaled_dot_product_attention_math_for_mps", "scaled_dot_product_attention")  # fmt: skip
+@rule(
+    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
+    "_scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math "
+    "_scaled_dot_product_attention_math_for_mps scaled_dot_product_attention"
+)
 def attention(call):
     """Every query sees every key. A hard mask is left out of account, so that the result is then an upper bound."""
     if call.index not in (None, 0):
@@ -443,8 +457,7 @@ def attention(call):
     return result, not masked
 
 
-@rule("convolution", "_convolution", "conv2d", "conv1d", "conv3d", "cudnn_convolution", "mkldnn_convolution",
-      "convolution_overrideable")  # fmt: skip
+@rule("convolution _convolution conv2d conv1d conv3d cudnn_convolution mkldnn_convolution convolution_overrideable")
 def convolution(call):
     node, weight = call["input"] if "input" in call.args else call["self"], call["weight"]
     if call.live(weight):
@@ -468,8 +481,10 @@ def convolution(call):
     return [(node, [Channels(call["groups"], inputs[1], outputs[1]), Window(reaches, centers, cost)])], True
 
 
-@rule("max_pool2d_with_indices", "max_pool2d", "max_pool3d_with_indices", "max_pool3d", "max_pool1d", "avg_pool1d",
-      "avg_pool2d", "avg_pool3d", "mkldnn_max_pool2d", "lp_pool2d")  # fmt: skip
+@rule(
+    "max_pool2d_with_indices max_pool2d max_pool3d_with_indices max_pool3d max_pool1d avg_pool1d avg_pool2d "
+    "avg_pool3d mkldnn_max_pool2d lp_pool2d"
+)
 def pooling(call):
     node = call["self"]
     n = len(_spread(call["kernel_size"], None))
@@ -481,13 +496,17 @@ def pooling(call):
     padding, dilation = _spread(call["padding"], n), _spread(call.args.get("dilation", 1), n)
     sizes, outs = node.meta["val"].shape[-n:], call.shape[-n:]
     reaches = [_taps(o, s, *rest) for o, s, *rest in zip(outs, sizes, kernel, stride, padding, dilation, strict=True)]
-    centers = [torch.arange(o, dtype=torch.float64) * s + (k - 1) * d / 2 - p
-               for o, k, s, p, d in zip(outs, kernel, stride, padding, dilation, strict=True)]  # fmt: skip
+    centers = [
+        torch.arange(o, dtype=torch.float64) * s + (k - 1) * d / 2 - p
+        for o, k, s, p, d in zip(outs, kernel, stride, padding, dilation, strict=True)
+    ]
     return [(node, [Window(reaches, centers, sum(d * (k - 1) for d, k in zip(dilation, kernel, strict=True)))])], True
 
 
-@rule("_adaptive_avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool1d",
-      "adaptive_max_pool1d", "_adaptive_avg_pool3d", "adaptive_max_pool3d")  # fmt: skip
+@rule(
+    "_adaptive_avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d adaptive_avg_pool1d adaptive_max_pool1d "
+    "_adaptive_avg_pool3d adaptive_max_pool3d"
+)
 def adaptive_pooling(call):
     node = call["self"]
     n = len(_spread(call["output_size"], None))
@@ -502,9 +521,11 @@ def adaptive_pooling(call):
     return [(node, [Window(reaches, centers, cost)])], True
 
 
-@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d",
-      "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "upsample_linear1d", "upsample_bilinear2d",
-      "upsample_trilinear3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")  # fmt: skip
+@rule(
+    "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+    "_upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d "
+    "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"
+)
 def resize(call):
     """Interpolation, probed with NaN along one dimension at a time for the samples that each output reads."""
     node = call["self"] if "self" in call.args else call["input"]
@@ -529,19 +550,21 @@ def resize(call):
     return [(node, [Window(reaches, centers, sum(s > 1 for s in sizes))])], True
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "squeeze", "unsqueeze", "flatten", "unflatten",
-      "view_copy", "_reshape_copy", "unsqueeze_copy", "squeeze_copy")  # fmt: skip
+@rule(
+    "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten view_copy _reshape_copy "
+    "unsqueeze_copy squeeze_copy"
+)
 def reshaping(call):
     node = call["self"]
     return [(node, [Reshape(tuple(node.meta["val"].shape), call.shape)])], True
 
 
-@rule("expand", "expand_copy", "broadcast_to")
+@rule("expand expand_copy broadcast_to")
 def expansion(call):
     return [(call["self"], [Mix()])], True
 
 
-@rule("permute", "transpose", "t", "permute_copy", "transpose_copy", "t_copy", "numpy_T", "movedim")
+@rule("permute transpose t permute_copy transpose_copy t_copy numpy_T movedim")
 def permutation(call):
     node = call["self"]
     sizes = torch.empty(tuple(range(2, 2 + node.meta["val"].ndim)), device="meta")  # every dimension tells its number
@@ -549,8 +572,10 @@ def permutation(call):
     return [(node, [Permute([s - 2 for s in call.node.target(*args, **call.node.kwargs).shape])])], True
 
 
-@rule("slice", "select", "narrow", "index_select", "flip", "split", "split_with_sizes", "chunk", "unbind", "tensor_split",
-      "unsafe_split", "unsafe_chunk", "unsafe_split_with_sizes", "slice_copy", "select_copy")  # fmt: skip
+@rule(
+    "slice select narrow index_select flip split split_with_sizes chunk unbind tensor_split unsafe_split "
+    "unsafe_chunk unsafe_split_with_sizes slice_copy select_copy"
+)
 def picking(call):
     """Copies along one dimension: running the call on 0, 1, 2, … along it gives the sources."""
     node = call["self"]
@@ -574,7 +599,7 @@ def picking(call):
     return [(node, steps)], True
 
 
-@rule("cat", "concat")
+@rule("cat concat")
 def concatenation(call):
     dim, start, result = call["dim"] % len(call.shape), 0, []
     for node in call["tensors"]:
@@ -589,12 +614,13 @@ def concatenation(call):
     return result, True
 
 
-@rule("roll", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
-      "replication_pad2d", "replication_pad3d", "repeat", "tile", "stack", "im2col", "unfold", "pixel_shuffle",
-      "pixel_unshuffle", "channel_shuffle", "diagonal", "tril", "triu", "masked_fill", "where", "slice_scatter",
-      "select_scatter", "index", "_unsafe_index", "gather", "index_put", "take", "repeat_interleave", "rot90",
-      "as_strided", "scatter", "index_copy", "index_fill", "native_channel_shuffle", "take_along_dim",
-      "diagonal_scatter", "unfold_copy")  # fmt: skip
+@rule(
+    "roll constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+    "replication_pad3d repeat tile stack im2col unfold pixel_shuffle pixel_unshuffle channel_shuffle diagonal "
+    "tril triu masked_fill where slice_scatter select_scatter index _unsafe_index gather index_put take "
+    "repeat_interleave rot90 as_strided scatter index_copy index_fill native_channel_shuffle take_along_dim "
+    "diagonal_scatter unfold_copy"
+)
 def moving(call):
     """Copies of any other kind, by :class:`Move`. What decides about the copies must not depend on the image."""
     deciding = [call.args.get(name) for name in ("index", "indices", "mask", "condition", "repeats")]

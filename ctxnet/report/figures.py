@@ -13,20 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from matplotlib.colors import LogNorm
-from matplotlib.patches import Circle
-
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.report import style
-from ctxnet.report.diagrams_introduction import CONTEXT_MAP
+from ctxnet.report import plots, style
 from ctxnet.report.records import MissingRecord, load_initial, load_profile, load_records
 from ctxnet.report.statistics import top1_interval
 from ctxnet.report.tables import IMAGENETTE
 from ctxnet.training import load_measure, load_protocol
 
-FLOOR = 1e-4  # of the maximum: where the colour scale of effective receptive fields ends
 OTHERS = ["resnet50", "hrnet_w18", "convnext_tiny", "vit_base_patch16_224"]
 
 
@@ -56,8 +50,7 @@ def _figure(number, variants, caption, alt, *, trained=True):
 
 
 def present(number, protocol, *, root=".", save=False, notebook=""):
-    """Draw figure ``number`` ("4.1"); with ``save`` also write it to ``results/<protocol>/figures``. Returns
-    it.
+    """Draw figure ``number`` ("4.1") and return it; with ``save`` also write it to ``results/<protocol>/figures``.
 
     Raises:
         ValueError: for an unknown number, with the near ones.
@@ -113,9 +106,8 @@ def _mean_distances(variants, protocol, root):
 
 def _distance_alt(what):
     return (
-        "Two line charts, networks at initialisation on the left and trained on the right. Horizontal "
-        "axis: residual "
-        f"block 1 to 16; vertical axis: mean distance in pixels. One line each for {what}."
+        "Two line charts, networks at initialisation on the left and trained on the right. Horizontal axis: "
+        f"residual block 1 to 16; vertical axis: mean distance in pixels. One line each for {what}."
     )
 
 
@@ -218,7 +210,7 @@ def _contexts(rows, blocks, protocol, root, *, stacked=False, size=1.1):
             for j, block in enumerate(blocks):
                 ax = part.add_subplot(grid[i, j])
                 index = len(profile.layers) - 1 if block == -1 else block - 1
-                _draw_context(ax, profile, index)
+                plots.plot_context(profile, index, ax=ax)
                 ax.set_title(f"block {index + 1}" if i == 0 else "", fontsize=8, pad=3)
                 ax.set_ylabel(label if j == 0 else "", fontsize=8)
     return fig
@@ -301,9 +293,8 @@ def figure_4_12(protocol, root="."):
 @_figure(
     "4.13",
     ["resnet50_random_dilated8", "resnet50_random_dilated16"],
-    "Receptive field and effective receptive "
-    "field of the random dilated convolution (k = 8) at the second and the last block, d = 8 and d = "
-    "16." + _READ,
+    "Receptive field and effective receptive field of the random dilated convolution (k = 8) at the second and the "
+    "last block, d = 8 and d = 16." + _READ,
     _contexts_alt("rows d = 8 and d = 16, columns second and last block"),
 )
 def figure_4_13(protocol, root="."):
@@ -321,7 +312,7 @@ def figure_4_13(protocol, root="."):
 )
 def figure_4_14(protocol, root="."):
     def draw(ax, profile):
-        _draw_context(ax, profile, len(profile.layers) - 1)
+        plots.plot_context(profile, -1, ax=ax)
 
     return _networks(OTHERS, draw, protocol, root)
 
@@ -337,7 +328,7 @@ def _fields(cells, root, *, size=2.3):
         if profile is None:
             _blank(ax, command)
         else:
-            _draw_context(ax, profile, block - 1, effective=False)
+            plots.plot_context(profile, block - 1, ax=ax, erf=False)
         ax.set_title(title, fontsize=8.5)
     return fig
 
@@ -394,7 +385,7 @@ def _summed(variant, protocol, root):
         elif profile.summed is None:
             style.missing_panel(ax, "", "No sum in this profile.")
         else:
-            _draw_map(ax, profile.summed / profile.summed.max(), vmin=0, vmax=1)
+            plots.plot_summed(profile.summed, ax=ax)
         ax.set_title(title, fontsize=7.5)
     return fig
 
@@ -404,9 +395,8 @@ def _appendix(number, variant):
     draw = _figure(
         number,
         [variant],
-        f"Sum of the effective receptive fields over all positions of the last feature map of {name}: what "
-        "each input "
-        "pixel contributes to the whole map.",
+        f"Sum of the effective receptive fields over all positions of the last feature map of {name}: what each "
+        "input pixel contributes to the whole map.",
         f"Two square maps of the input image for {name}, at initialisation and trained; brighter pixels "
         "contribute more.",
     )(lambda protocol, root=".": _summed(variant, protocol, root))
@@ -427,11 +417,9 @@ figure_B_1, figure_B_2, figure_B_3, figure_B_4 = (
     [name for name in VARIANTS if VARIANTS[name].thesis_top1],
     "All rows at a glance (not in the thesis): top-1 "
     "with its 95 % interval, the thesis' numbers on its own 3,925 images and 100 epochs, ours in this "
-    "protocol. Dashed: "
-    "ResNet-50. The two axes differ: read orders and overlaps, not levels.",
-    "Two dot plots with horizontal error bars, one row per network: the thesis' accuracies on the "
-    "left, ours on the "
-    "right.",
+    "protocol. Dashed: ResNet-50. The two axes differ: read orders and overlaps, not levels.",
+    "Two dot plots with horizontal error bars, one row per network: the thesis' accuracies on the left, ours on "
+    "the right.",
 )
 def figure_5_1(protocol, root="."):
     names = [name for name in VARIANTS if VARIANTS[name].thesis_top1][::-1]
@@ -496,29 +484,3 @@ def _wrapped(command, width):
 
 def _blank(ax, command):
     style.missing_panel(ax, _wrapped(command, 32))
-
-
-def _draw_context(ax, profile, index, *, effective=True):
-    """White outside the receptive field, colour for the ERF (log), dot, circle of mean distance."""
-    rf, erf = profile.rf[index].numpy(), profile.erf[index].numpy()
-    if not effective:
-        _draw_map(ax, np.where(rf, 0.6, np.nan), vmin=0, vmax=1)
-    else:
-        relative = np.maximum(erf / max(float(erf.max()), 1e-30), FLOOR)
-        _draw_map(ax, np.where(rf, relative, np.nan), norm=LogNorm(FLOOR, 1))
-    row, column = (float(c) for c in profile.center[index])
-    ax.plot(
-        column, row, "o", color=style.VERMILION, markersize=2.6, markeredgecolor="white", markeredgewidth=0.4
-    )
-    radius = float(profile.distance[index])
-    if effective and np.isfinite(radius):
-        circle = Circle((column, row), radius, fill=False, edgecolor=style.VERMILION, linewidth=1)
-        ax.add_patch(circle)
-
-
-def _draw_map(ax, values, **kwargs):
-    height, width = values.shape
-    ax.imshow(values, cmap=CONTEXT_MAP, interpolation="nearest", **kwargs)
-    ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    ax.grid(False)
-    ax.spines[:].set_visible(True)

@@ -167,9 +167,8 @@ def _words(protocol, root):
     header, rows = tables.claims_cells(protocol, root)
     claims = {
         "caption": "What the thesis concludes from its accuracies, and what our records show: A − B in "
-        "points. The thesis' column is read against an interval for 3,925 images per network; ours is "
-        "paired on the "
-        "same images. Neither contains the scatter between seeds.",
+        "points. The thesis' column is read against an interval for 3,925 images per network; ours is paired on "
+        "the same images. Neither contains the scatter between seeds.",
         "header": header,
         "rows": rows,
         "numbers": [1, 3, 4],
@@ -177,8 +176,7 @@ def _words(protocol, root):
     header, rows = tables.context_cells(protocol, root)
     context = {
         "caption": "How far each row looks: the first block whose receptive field is the whole 224 px image, "
-        "and the mean "
-        "distance of the first and last block as a share of the input's side.",
+        "and the mean distance of the first and last block as a share of the input's side.",
         "header": header,
         "rows": rows,
         "numbers": [1, 2, 3, 4, 5],
@@ -238,8 +236,7 @@ def _notes(protocol, settings, records, root):
     notes.append(
         {
             "quick": "The `quick` protocol trains on a small procedural task, not on photographs: it shows "
-            "that every row "
-            "trains and can be measured. Its accuracies say nothing about the thesis'.",
+            "that every row trains and can be measured. Its accuracies say nothing about the thesis'.",
             "thesis": "The settings follow §4.2 of the thesis.",
         }.get(
             protocol,

@@ -1,5 +1,6 @@
 """The pictures of context profiles: what one layer sees and uses, and how far that reaches block by block."""
 
+import math
 import re
 
 import numpy as np
@@ -51,9 +52,9 @@ def plot_context(profile, layer, ax=None, scale="log", *, erf=True, circle=True,
     row, col = (float(c) for c in profile.center[number])
     radius = float(profile.distance[number])
     if erf and circle and np.isfinite(radius):
-        ax.add_patch(Circle((col, row), radius, fill=False, edgecolor="white", linewidth=1.9, alpha=0.8))
-        ax.add_patch(Circle((col, row), radius, fill=False, edgecolor=VERMILION, linewidth=1.1))
-    ax.plot(col, row, "o", color=VERMILION, markersize=3.6, markeredgecolor="white", markeredgewidth=0.6)
+        ax.add_patch(Circle((col, row), radius, fill=False, edgecolor="white", linewidth=1.7, alpha=0.8))
+        ax.add_patch(Circle((col, row), radius, fill=False, edgecolor=VERMILION, linewidth=1.0))
+    ax.plot(col, row, "o", color=VERMILION, markersize=2.8, markeredgecolor="white", markeredgewidth=0.4)
     ax.set_title(profile.layers[number])
     if colorbar and erf:
         _colorbar(ax, image)
@@ -110,21 +111,34 @@ def plot_mean_distance(profiles, ax=None, *, legend=True):
             clip_on=False,
             zorder=3,
         )
-    if len(profiles) and all(p.layers == next(iter(profiles.values())).layers for p in profiles.values()):
-        _mark_stages(ax, next(iter(profiles.values())).layers)
+    layers = [profile.layers for profile in profiles.values()]
+    if all(names == layers[0] for names in layers):
+        _mark_stages(ax, layers[0])
     ax.set(xlabel="block", ylabel="mean distance (px)", xlim=(0.6, longest + 0.4))
-    ax.set_ylim(0, ax.get_ylim()[1])
     ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
     ax.grid(axis="x", visible=False)
+    # Room for the legend above the curves, where it can hide none of them.
+    columns = 2 if len(profiles) > 2 else 1
+    inches = 0.17 * math.ceil(len(profiles) / columns) if legend else 0
+    height = ax.bbox.height / ax.figure.dpi
+    ax.set_ylim(0, ax.get_ylim()[1] / (1 - min(inches / height, 0.5)))
     if legend:
-        frame = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.85}
-        ax.legend(loc="best", handlelength=2.2, borderaxespad=0.3, labelspacing=0.3, **frame).set_zorder(4)
+        ax.legend(
+            loc="upper left",
+            ncols=columns,
+            fontsize=7.5,
+            handlelength=1.9,
+            columnspacing=1.0,
+            labelspacing=0.25,
+            borderaxespad=0.2,
+        )
     return ax
 
 
 def _mark_stages(ax, layers):
     """Thin lines where a new stage begins, for networks whose layers are named stage.block."""
-    stages = [m and m.group(1) for m in (re.fullmatch(r"(layer\d+|stages?\.?\d+.*|layers\.\d+.*)\.\d+", n) for n in layers)]
+    pattern = r"(layer\d+|stages\.\d+\.blocks|layers\.\d+\.blocks)\.\d+"
+    stages = [match and match.group(1) for match in (re.fullmatch(pattern, name) for name in layers)]
     if None not in stages:
         for index in range(1, len(stages)):
             if stages[index] != stages[index - 1]:

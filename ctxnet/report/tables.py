@@ -57,15 +57,11 @@ TABLES = {
 
 # What a reader of the thesis has to know to compare the columns; printed under the table concerned.
 NOTES = {
-    "4.2": "The thesis labels its last row “3 permutations” and 28.3 M; its text says one, which comes to "
-    "28.2 M.",
-    "4.5": "63.7 M needs the eight shifted copies and the centre side by side before the last 1×1 "
-    "convolution. The last "
-    "row is ours and not in the thesis: the formula of its §3.5, a convolution at eight random positions "
-    "that "
-    "keeps the channels.",
-    "4.6": "The thesis' 21.3 M (HRNet) and 28.6 M (ConvNeXt) include a classifier of 1000 classes; its "
-    "85.6 M (ViT) "
+    "4.2": "The thesis labels its last row “3 permutations” and 28.3 M; its text says one, which comes to 28.2 M.",
+    "4.5": "63.7 M needs the eight shifted copies and the centre side by side before the last 1×1 convolution. "
+    "The last row is ours and not in the thesis: the formula of its §3.5, a convolution over the centre and eight "
+    "random positions that keeps the channels.",
+    "4.6": "The thesis' 21.3 M (HRNet) and 28.6 M (ConvNeXt) include a classifier of 1000 classes; its 85.6 M (ViT) "
     "leaves out the position and class tokens. Our counts are without classifier throughout.",
 }
 
@@ -168,6 +164,33 @@ def write_tables(protocol, root="."):
         )
         write_text(stem.with_suffix(".md"), markdown(number, protocol, root))
     return folder
+
+
+def overview(protocol, root="."):
+    """Every row of Tables 4.1–4.6 once, as Markdown: what README shows. ± is half the 95 % interval."""
+    header = ["network", "what", "params M", "thesis %", f"{protocol} %", "±"]
+    frames = [table(number, protocol, root) for number in TABLES]
+    rows = []
+    for row in pd.concat(frames).drop_duplicates("variant").to_dict("records"):
+        label = VARIANTS[row["variant"]].label
+        accuracy = [row["thesis_top1"], row["top1"], (row["high"] - row["low"]) / 2]
+        numbers = [f"{row['parameters_million']:.1f}", *("–" if _unknown(a) else f"{a:.1f}" for a in accuracy)]
+        rows.append([f"`{row['variant']}`", label, *numbers])
+    return as_markdown(header, rows, range(2, len(header)))
+
+
+def write_overview(path, protocol, root="."):
+    """Replace what stands between the markers ``<!-- table: rows -->`` and ``<!-- end -->`` of a Markdown file.
+
+    Raises:
+        ValueError: if the file has no such markers.
+    """
+    text = Path(path).read_text()
+    before, start, rest = text.partition("<!-- table: rows -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not end:
+        raise ValueError(f"{path}: no lines '<!-- table: rows -->' and '<!-- end -->' to write between")
+    write_text(path, before + start + overview(protocol, root) + "\n" + end + after)
 
 
 def claims(protocol, root="."):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ..naming import require_known
+from ..naming import require_known, unknown_name
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def _typed_value(value, kind, where, key):
         raise ValueError(f"{where}={value!r} must be of type {name}")
     if key in _POSITIVE and value <= 0:
         raise ValueError(f"{where}={value!r} must be positive")
-    if key == "device":
-        require_known("device", value, ("cpu", "cuda"))
+    if key == "device" and value not in ("cpu", "cuda"):
+        raise ValueError(f"{where}={value!r}: {unknown_name('device', value, ('cpu', 'cuda'))}")
     if key == "min_crop" and not 0 < value <= 1:
         raise ValueError(f"{where}={value!r} must lie in (0, 1]; nearest valid value: {min(max(value, 0.01), 1.0)}")
     return value
