@@ -179,7 +179,7 @@ FAMILIES = [
     ("mobilenetv3_small_050", 64, "blocks.1.0", {}),
     ("densenet121", 64, "features.denseblock1.denselayer2", {"block_config": (2, 1, 1, 1)}),
     ("res2net50_26w_4s", 64, "layer1.1", {"layers": [2, 1, 1, 1]}),
-    ("mixer_s32_224", 224, "blocks.1", {"num_blocks": 2}),
+    ("mixer_s32_224", 224, "blocks.1", {}),
     ("vit_tiny_patch16_224", 64, "blocks.1", {"img_size": 64, "depth": 2}),
     ("deit_tiny_distilled_patch16_224", 64, "blocks.0", {"img_size": 64, "depth": 2}),
     ("swin_tiny_patch4_window7_224", 56, "layers.0.blocks.1", {"img_size": 56, "depths": (2, 1), "num_heads": (3, 6)}),
@@ -230,7 +230,7 @@ CENTERS = [
     ),
     ("convnext_atto", 96, "stages.3.blocks.1", {}, 32 + 15.5),
     ("hrnet_w18_small", 64, "stage3.0", {}, 32),
-    ("mixer_s32_224", 224, "blocks.0", {"num_blocks": 1}, 3 * 32 + 15.5),
+    ("mixer_s32_224", 224, "blocks.0", {}, 3 * 32 + 15.5),
 ]
 
 

@@ -17,7 +17,7 @@ from ctxnet.naming import require_known
 # These take an input's shape and dtype but none of its values.
 _SHAPE_ONLY = (
     "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_empty_strided"
-).split()
+)
 
 
 class Trace:
@@ -166,7 +166,7 @@ def first_line(error):
 
 def _reads_values(node):
     name = getattr(getattr(node.target, "_schema", None), "name", "")
-    return name.removeprefix("aten::") not in _SHAPE_ONLY
+    return name.removeprefix("aten::") not in _SHAPE_ONLY.split()
 
 
 def _placeholder(meta):
