@@ -26,7 +26,8 @@ repro: setup
 
 test: setup
 	ruff check .
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not torture" --nbval-lax --nbval-current-env tests notebooks/*.ipynb
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not torture" tests
+	pytest --nbval-lax --nbval-current-env notebooks/*.ipynb
 
 lab: setup
 	jupyter lab

@@ -93,7 +93,7 @@ def test_tokens_and_nhwc():
     erf = effective_receptive_field(vit, torch.randn(2, 3, 32, 32), "patch_embed", (0, 1))
     assert erf[:16, 16:].sum() == pytest.approx(1)
     swin = torchvision.models.SwinTransformer([4, 4], 8, [2], [2], [4, 4])
-    erf = effective_receptive_field(swin, torch.randn(1, 3, 32, 32), "features.0", (7, 0))
+    erf = effective_receptive_field(swin, torch.randn(1, 3, 32, 32), "features.0.1", (7, 0))
     assert erf[28:, :4].sum() == pytest.approx(1)
 
 

@@ -221,6 +221,10 @@ def dvc(root, *words, check=True):
     return done.stdout
 
 
+def stale_stages(root):
+    return set(json.loads(dvc(root, "status", "--json", "--with-deps", "report@quick")))
+
+
 def edit_params(root, change):
     params = yaml.safe_load((root / "params.yaml").read_text())
     change(params)
@@ -230,7 +234,7 @@ def edit_params(root, change):
 def toy(params):
     quick = params["protocols"]["quick"]
     quick |= {"width": 4, "image_size": 32, "epochs": 1, "decay_epochs": [], "profile_images": 2}
-    params |= {"rows": list(ROWS), "protocol_names": ["quick"], "protocols": {"quick": quick}}
+    params |= {"rows": list(ROWS), "protocol_names": ["quick"]}
     params["probe"] |= {"train_images": 64, "valid_images": 40, "distance": 12}
     params["measure"] |= {"width": 4, "images": 2}
 
@@ -296,7 +300,7 @@ def test_a_setting_makes_stale_what_depends_on_it(built, change, stale):
     kept = (built / "params.yaml").read_text()
     try:
         edit_params(built, change)
-        assert set(json.loads(dvc(built, "status", "--json"))) == stale
+        assert stale_stages(built) == stale
     finally:
         (built / "params.yaml").write_text(kept)
 
@@ -309,7 +313,7 @@ def test_a_clone_with_committed_results_is_up_to_date(built, tmp_path):
     subprocess.run([*git, "commit", "-qm", "results"], cwd=built, check=True)
     assert "safetensors" not in subprocess.check_output([*git, "ls-files"], cwd=built, text=True)
     subprocess.run(["git", "clone", "-q", str(built), str(tmp_path / "clone")], check=True)
-    assert json.loads(dvc(tmp_path / "clone", "status", "--json")) == {}
+    assert stale_stages(tmp_path / "clone") == set()
 
 
 def test_the_run_notebooks_stand_alone(built):

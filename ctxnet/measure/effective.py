@@ -26,7 +26,8 @@ def effective_receptive_field(model, images, layer, position=None, aggregate="ab
         model: any ``nn.Module`` that takes images (N, C, H, W); used in eval mode and left as it was. Models in less
             than float32 are copied and measured in float32.
         images: (N, C, H, W), normalised as the model expects. They are brought to the model's device and precision.
-        layer: a name as in ``model.named_modules()``; outputs as in :func:`ctxnet.receptive_field`.
+        layer: a name as in ``model.named_modules()``; outputs as in :func:`ctxnet.receptive_field`. Not one that ends
+            in a fresh LayerNorm: the sum of its channels is constant, so that its gradient is rounding noise or zero.
         position: (row, column) on the feature map; None: (H//2, W//2).
         aggregate: "abs_sum" as above; "relu" (only positive gradients, as RepLKNet does), "sum_abs" (absolute value
             of the sum over the image's channels), "square". They give different numbers: name the one you use.

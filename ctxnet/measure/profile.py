@@ -39,9 +39,8 @@ class ContextProfile:
     def save(self, path):
         """Write a compressed ``.npz``; equal profiles give equal bytes.
 
-        Masks are packed to bits. Maps are stored in one byte per pixel, the fourth root relative to the maximum: to
-        0.8 % of a pixel's value near the maximum and 8 % at a ten-thousandth of it. Distances and centres, which
-        were measured before, are kept in full.
+        Masks are packed to bits. Maps are stored as float16 square roots relative to their maximum, so that a pixel
+        is kept to 0.1 % (relative) down to 10⁻⁸ of the maximum; distances and centres are kept in full.
         """
         arrays = {
             "layers": np.array(json.dumps(self.layers)),
@@ -131,12 +130,11 @@ def _scaled(erf, layer):
 
 
 def _encode(erf):
-    peak = erf.amax((-2, -1), keepdim=True).double()
-    return (erf / torch.where(peak > 0, peak, 1)).pow(0.25).mul(255).round().byte().numpy()
+    peak = erf.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return (erf / peak).sqrt().half().numpy()
 
 
 def _decode(array):
-    field = torch.from_numpy(array).double()
-    erf = field.square() if array.dtype == np.float16 else (field / 255).pow(4)  # float16 roots: first version
+    erf = torch.from_numpy(array).double().square()
     total = erf.sum((-2, -1), keepdim=True)
     return (erf / torch.where(total > 0, total, 1)).float()
