@@ -349,9 +349,9 @@ def figure_4_10(protocol, root="."):
 @_figure(
     "4.11",
     ["resnet50_inserted_dilated4", "resnet50_inserted_dilated8"],
-    "Receptive field of the inserted dilated "
-    "convolution at the second block, d = 4 and d = 8: the wider the kernel, the larger the gaps it leaves.",
-    "Two square maps with a lattice of squares around the centre; for d = 8 they lie farther apart.",
+    "Receptive field of the inserted dilated convolution at the second block: with d = 4 the 3×3 convolutions between "
+    "fill the gaps, with d = 8 they do not.",
+    "Two square maps. For d = 4 one solid square around the centre; for d = 8 a larger lattice of separate squares.",
     trained=False,
 )
 def figure_4_11(protocol, root="."):
