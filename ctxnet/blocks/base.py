@@ -53,7 +53,6 @@ class ContextBlock(nn.Module):
             self._tables[key] = made
         return self._tables[key]
 
-    @torch.compiler.assume_constant_result
     def _constant_tables(self, height, width, device, dtype):
         # made outside any tracing or inference mode, so that what is kept is an ordinary tensor
         with _disable_current_modes(), torch.inference_mode(False):
@@ -61,6 +60,9 @@ class ContextBlock(nn.Module):
                 torch.from_numpy(table).to(device=device, dtype=dtype if table.dtype.kind == "f" else torch.int64)
                 for table in self.make_tables(height, width)
             )
+
+    # what torch.compiler.assume_constant_result does, without its import of the whole compiler (seconds)
+    _constant_tables._dynamo_marked_constant = True
 
     def start_as_identity(self):
         """Set the weights, if there are any, so that in eval mode the centre copy of the input passes unchanged."""
