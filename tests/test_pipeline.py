@@ -203,7 +203,9 @@ def test_killed_dvc_leaves_no_kernel(sleeper):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c(sleeper):
     command = [sys.executable, "-m", "ctxnet.pipeline.notebook", "a.ipynb"]
-    with subprocess.Popen(command, cwd=sleeper, stderr=subprocess.PIPE, text=True) as runner:
+    # A test run in the background of a shell inherits an ignored SIGINT; a person's terminal does not.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=sleeper, stderr=subprocess.PIPE, text=True, **listening) as runner:
         try:
             wait_until((sleeper / "pid").exists)
         finally:
