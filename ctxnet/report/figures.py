@@ -18,10 +18,10 @@ from ctxnet.naming import require_known
 from ctxnet.report import plots, style
 from ctxnet.report.records import MissingRecord, load_initial, load_profile, load_records
 from ctxnet.report.statistics import top1_interval
-from ctxnet.report.tables import IMAGENETTE
+from ctxnet.report.tables import IMAGENETTE, TABLES
 from ctxnet.training import load_measure, load_protocol
 
-OTHERS = ["resnet50", "hrnet_w18", "convnext_tiny", "vit_base_patch16_224"]
+OTHERS = TABLES["4.6"][1]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def figure_4_1(protocol, root="."):
     return _mean_distances(_GRID[""], protocol, root)
 
 
-_STAGES = ["resnet50", "resnet50_perm1", "resnet50_perm1_stages34"]
+_STAGES = TABLES["4.2"][1]
 
 
 @_figure(
@@ -161,15 +161,7 @@ def figure_4_7(protocol, root="."):
     return _mean_distances(_GRID["_attn"], protocol, root)
 
 
-_DILATED = [
-    "resnet50",
-    "resnet50_dilated4",
-    "resnet50_inserted_dilated4",
-    "resnet50_inserted_dilated8",
-    "resnet50_random_dilated16",
-    "resnet50_random_dilated8",
-    "resnet50_random_dilated8_conv",
-]
+_DILATED = TABLES["4.5"][1]
 
 
 @_figure(
