@@ -267,13 +267,16 @@ def _watch(parent, signum):
     os.kill(os.getpid(), signum)
 
 
-def main(arguments=None):
-    """Command line; the exit status is 0, 1 (refused or failed), 130 (interrupted) or 143 (terminated)."""
+def command(work, arguments=None):
+    """Call ``work(words)`` as a command line that ends with its parent process.
+
+    Returns:
+        The exit status: 0, 1 (refused or failed: one line on stderr), 130 (interrupted); 143 if terminated.
+    """
     die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        notebook, output, parameters = _parse(sys.argv[1:] if arguments is None else list(arguments))
-        run_notebook(notebook, parameters, output)
+        work(sys.argv[1:] if arguments is None else list(arguments))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -281,6 +284,16 @@ def main(arguments=None):
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def main(arguments=None):
+    """Run the notebook that the command line names; returns the exit status."""
+
+    def work(words):
+        notebook, output, parameters = _parse(words)
+        run_notebook(notebook, parameters, output)
+
+    return command(work, arguments)
 
 
 def _parse(words):

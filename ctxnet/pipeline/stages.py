@@ -4,13 +4,12 @@
     python -m ctxnet.pipeline.stages report quick    # run the chapters on the records, write the report
 """
 
-import signal
 import sys
 from pathlib import Path
 
 from ctxnet.files import write_csv, write_json
 from ctxnet.naming import require_known
-from ctxnet.pipeline.notebook import die_with_parent, run_notebook
+from ctxnet.pipeline.notebook import command, run_notebook
 
 
 def data(protocol, root="."):
@@ -82,23 +81,15 @@ def _summarise(protocol, root, results):
 
 
 def main(arguments=None):
-    """Command line; the exit status is 0, 1 (refused or failed), 130 (interrupted) or 143 (terminated)."""
-    die_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Run the stage that the command line names; returns the exit status."""
     stages = {"data": data, "report": report}
-    try:
-        if arguments is None:
-            arguments = sys.argv[1:]
-        if len(arguments) != 2:
+
+    def work(words):
+        if len(words) != 2:
             raise ValueError("usage: python -m ctxnet.pipeline.stages data|report PROTOCOL")
-        stages[require_known("stage", arguments[0], stages)](arguments[1])
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        stages[require_known("stage", words[0], stages)](words[1])
+
+    return command(work, arguments)
 
 
 if __name__ == "__main__":

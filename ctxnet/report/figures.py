@@ -8,6 +8,7 @@ geometry, and the one that the protocol trained, which has learned what to look 
 leaves a panel with the command that makes it.
 """
 
+import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,17 +80,19 @@ def present(number, protocol, *, root=".", save=False, notebook=""):
 
 def _mean_distances(variants, protocol, root):
     """Two panels, one per kind of network, with one curve per variant, and one legend for both."""
-    fig = style.figure(height=2.9 + 0.18 * (len(variants) > 4))
+    labels = [VARIANTS[variant].label for variant in variants]
+    legend_rows = math.ceil(sum(len(label) + 7 for label in labels) / 90)  # 90 characters fill the figure's width
+    fig = style.figure(height=2.72 + 0.18 * legend_rows)
     handles = {}
     for ax, (title, load) in zip(fig.subplots(1, 2), _sources(protocol, root), strict=True):
         ax.set_title(title, fontsize=8.5)
         missing = []
-        for variant, marker, colour in zip(variants, "os^Dv*X", style.PALETTE, strict=False):
+        for variant, label, marker, colour in zip(variants, labels, "os^Dv*X", style.PALETTE, strict=False):
             profile, command = _try(load, variant)
             if profile is None:
                 missing.append(command)
                 continue
-            blocks, label = range(1, len(profile.layers) + 1), VARIANTS[variant].label
+            blocks = range(1, len(profile.layers) + 1)
             (line,) = ax.plot(blocks, profile.distance.numpy(), marker=marker, color=colour, markersize=3)
             handles.setdefault(label, line)
         if len(missing) == len(variants):
@@ -100,7 +103,7 @@ def _mean_distances(variants, protocol, root):
         if missing:
             ax.set_xlabel(f"block\n({len(missing)} not there yet: {_wrapped(missing[0], 60)})", fontsize=6.5)
     if handles:
-        fig.legend(handles.values(), handles, loc="outside lower center", ncols=4 if len(handles) <= 4 else 3)
+        fig.legend(handles.values(), handles, loc="outside lower center", ncols=math.ceil(len(labels) / legend_rows))
     return fig
 
 
