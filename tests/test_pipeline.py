@@ -201,6 +201,37 @@ def test_killed_dvc_leaves_no_kernel(sleeper):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_killed_dvc_started_again_at_once_has_one_writer(sleeper):
+    """Killed three times, each time started again in the same moment: never do two kernels write."""
+    write_notebook(
+        sleeper / "a.ipynb",
+        "seconds = 100",
+        "import fcntl, os, pathlib, time\nwriter = open('writer', 'w')\n"
+        "try:\n    fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "except OSError:\n    pathlib.Path('two writers').touch()\n"
+        "with open('starts', 'a') as log: log.write(f'{os.getpid()}\\n')\n"
+        "for _ in range(seconds * 10): time.sleep(0.1)",
+    )
+    command = "exec python -m ctxnet.pipeline.notebook a.ipynb --output out/a.ipynb"
+    (sleeper / "dvc.yaml").write_text(f"stages: {{a: {{cmd: {command}}}}}")
+
+    def starts():
+        return (sleeper / "starts").read_text().split() if (sleeper / "starts").exists() else []
+
+    for number in range(1, 4):
+        end = time.monotonic() + 120
+        while len(starts()) < number:  # refused while the old one is dying: the user types it again
+            assert time.monotonic() < end, "never started again"
+            process = subprocess.Popen(["dvc", "repro", "-q"], cwd=sleeper, env=ENVIRONMENT, stderr=subprocess.PIPE)
+            wait_until(lambda p=process, n=number: p.poll() is not None or len(starts()) >= n)
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    wait_until(lambda: all(gone(int(pid)) for pid in starts()), seconds=30)
+    assert len(set(starts())) == 3 and not (sleeper / "two writers").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c(sleeper):
     command = [sys.executable, "-m", "ctxnet.pipeline.notebook", "a.ipynb"]
     # A test run in the background of a shell inherits an ignored SIGINT; a person's terminal does not.
@@ -346,8 +377,27 @@ def test_typos_are_refused_with_the_near_name(tmp_path, protocol, change, messag
 def test_conda_gets_the_versions_of_the_lock():
     lock = tomllib.loads((ROOT / "uv.lock").read_text())
     locked = {(p["name"], p["version"]) for p in lock["package"] if p["name"] != "ctxnet"}
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    listed = {tuple(line.partition(" ")[0].split("==")) for line in lines}
-    assert listed == locked, "run `make requirements.txt`"
+    wanted = re.split(r"\n(?=\S)", (ROOT / "requirements.txt").read_text())
+    assert {tuple(line.split()[0].split("==")) for line in wanted} == locked, "run `make requirements.txt`"
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert dependencies[-1] == {"pip": ["-r requirements.txt", "-e ."]}
+    assert dependencies[-1] == {"pip": ["-r requirements.txt"]}
+
+
+def test_everything_is_installed_by_hash():
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    for package in (p for p in lock["package"] if p["name"] != "ctxnet"):
+        files = [*package.get("wheels", []), *([package["sdist"]] if "sdist" in package else [])]
+        assert files and all(re.fullmatch("sha256:[0-9a-f]{64}", file["hash"]) for file in files), package["name"]
+    wanted = re.split(r"\n(?=\S)", (ROOT / "requirements.txt").read_text())
+    assert all("--hash=sha256:" in line for line in wanted)
+    assert "sync --frozen" in (ROOT / "Makefile").read_text()
+
+
+def test_the_workflow_is_pinned_and_may_only_read():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"] == {"contents": "read"}, path
+        steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+        used = [step["uses"] for step in steps if "uses" in step]
+        assert used and all(re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", name) for name in used), path
+        assert all("permissions" not in job for job in workflow["jobs"].values())

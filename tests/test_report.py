@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctxnet.files import sha256, stable_hash, write_csv, write_json
+from ctxnet.files import sha256, write_csv, write_json, write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
 from ctxnet.report import figures, html, records, statistics, tables
@@ -60,7 +60,9 @@ def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True):
     shutil.copy(REPO / "params.yaml", root / "params.yaml")
     for number, variant in enumerate(dict.fromkeys(variants)):
         if measured:
-            fake_profile(variant, 56, number).save(root / "results" / "measure" / variant / "context.npz")
+            folder = root / "results" / "measure" / variant
+            fake_profile(variant, 56, number).save(folder / "context.npz")
+            write_record(folder, {"variant": variant, "files": {"context.npz": sha256(folder / "context.npz")}})
         for seed in seeds:
             rng = np.random.default_rng([number, seed])
             folder = root / "results" / protocol / "runs" / variant / f"seed{seed}"
@@ -103,7 +105,7 @@ def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True):
 
 def write_record(folder, record):
     record.pop("sha256", None)
-    write_json(folder / "record.json", record | {"sha256": stable_hash(record)})
+    write_sealed(folder / "record.json", record)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +182,7 @@ def test_missing_records_name_the_command(empty):
     ("change", "message"),
     [
         ({"top1": 90.4}, "top1 must be a share"),
-        ({"top1": float("1e999")}, "top1 must be a share"),
+        ({"top1": "high"}, "top1 must be a share"),
         ({"n": 0}, "n must be a positive integer"),
         ({"variant": "resnet50_perm1"}, "its folder says 'resnet50'"),
         ({"protocol": "thesis"}, "its folder says 'small'"),
@@ -191,7 +193,7 @@ def test_an_impossible_record_is_refused_with_its_path(tmp_path, change, message
     folder = records.run_folder("small", "resnet50", root=tmp_path)
     record = json.loads((folder / "record.json").read_text()) | change
     record.pop("sha256")
-    (folder / "record.json").write_text(json.dumps(record | {"sha256": stable_hash(record)}))
+    write_sealed(folder / "record.json", record)
     with pytest.raises(records.BadRecord, match=message) as caught:
         records.load_records("small", tmp_path)
     assert "runs/resnet50/seed0" in str(caught.value) and "\n" not in str(caught.value)
@@ -339,6 +341,15 @@ def test_report_is_one_self_contained_page(full):
     assert path.stat().st_size < 10e6
     html.build_report("small", full)
     assert page == path.read_text(encoding="utf-8")
+
+
+def test_what_a_record_says_is_text_and_never_markup(tmp_path):
+    root = fabricate(tmp_path, ["resnet50"])
+    path = records.run_folder("small", "resnet50", 0, root) / "provenance.json"
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    write_json(path, json.loads(path.read_text()) | {"device": evil, "commit": evil})
+    page = html.build_report("small", root).read_text(encoding="utf-8")
+    assert "<script" not in page and "<img src=x" not in page and "&lt;script&gt;" in page
 
 
 def test_report_without_any_record_says_what_to_do(empty):

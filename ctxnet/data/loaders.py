@@ -110,8 +110,13 @@ def _check(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, work
         raise ValueError(
             f"image_size={image_size}: the prepared images are {prepared.image_size} px; prepare them again"
         )
-    if not 1 <= batch_size <= len(prepared.train_ids):
-        raise ValueError(f"batch_size={batch_size}: must be 1…{len(prepared.train_ids)}, the number of training images")
+    images = len(prepared.train_ids)
+    if not len(prepared.valid_ids):
+        raise ValueError(f"{prepared.dataset}: no validation images; nothing trained on it could be judged")
+    if not 2 <= batch_size <= images:
+        # One image alone has no batch statistics where a map is a single position.
+        near = min(max(batch_size, 2), images)
+        raise ValueError(f"batch_size={batch_size}: must be 2…{images} (training images); nearest valid value: {near}")
     if not 0 < min_crop <= 1:
         raise ValueError(f"min_crop={min_crop}: the smallest part of the area to crop must be above 0 and at most 1")
     if not 0 <= max_rotate <= 180:

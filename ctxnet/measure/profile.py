@@ -58,19 +58,29 @@ class ContextProfile:
 
     @classmethod
     def load(cls, path):
-        """Read what :meth:`save` wrote."""
-        with np.load(path) as data:
-            height, width = (int(s) for s in data["size"])
-            rf = np.unpackbits(data["rf"], axis=-1, count=width).astype(bool)
-            return cls(
-                layers=json.loads(str(data["layers"])),
-                center=torch.from_numpy(data["center"]),
-                rf=torch.from_numpy(rf.reshape(-1, height, width)),
-                erf=_decode(data["erf"]),
-                distance=torch.from_numpy(data["distance"]),
-                exact=data["exact"].tolist(),
-                summed=_decode(data["summed"]) if "summed" in data else None,
-            )
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: in one line with the path, if the file is damaged or none of ours. (A zip keeps checksums of
+                its contents; a record keeps one of the whole file.)
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                height, width = (int(s) for s in data["size"])
+                rf = np.unpackbits(data["rf"], axis=-1, count=width).astype(bool)
+                return cls(
+                    layers=json.loads(str(data["layers"])),
+                    center=torch.from_numpy(data["center"]),
+                    rf=torch.from_numpy(rf.reshape(-1, height, width)),
+                    erf=_decode(data["erf"]),
+                    distance=torch.from_numpy(data["distance"]),
+                    exact=data["exact"].tolist(),
+                    summed=_decode(data["summed"]) if "summed" in data else None,
+                )
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a cut-off archive fails in many ways; the reader needs the path
+            raise ValueError(f"{path}: not a context profile, or damaged ({error})") from None
 
 
 def context_profile(model, images, layers=None, position=None, *, aggregate="abs_sum", batch_size=None, summed=False):

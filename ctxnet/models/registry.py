@@ -24,7 +24,7 @@ def list_models(pattern="*"):
     return names
 
 
-def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, pretrained=False, **overrides):
+def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop_rate=0.0, pretrained=False, **overrides):
     """Build a network of the thesis, or a variation of one.
 
     Args:
@@ -34,6 +34,7 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, pret
         width: channels of the first stage; 64 is full size, 16 a quarter of every channel count.
         input_size: side of the square input in pixels: ViT's grid needs it, and it lets a ``d`` larger than the map
             be refused. ResNets accept any other size afterwards.
+        drop_rate: share of the features before the classifier that dropout sets to zero in training.
         pretrained: True downloads torchvision's ImageNet weights; a path (``.safetensors``, ``.pth``) or a state
             dict loads those of a plain ResNet of the same depth and width. See ``load_plain_weights``.
         **overrides: arguments of :class:`ctxnet.models.resnet.ResNet` that replace or extend the row's own:
@@ -49,9 +50,11 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, pret
             if overrides or pretrained:
                 given = ", ".join(overrides) or "pretrained"
                 raise ValueError(f"{name} comes from timm and has no context slot: it takes no {given}; use a resnet row")
-            return create_comparison(variant.arch, num_classes=num_classes, width=width, input_size=input_size)
+            return create_comparison(
+                variant.arch, num_classes=num_classes, width=width, input_size=input_size, drop_rate=drop_rate
+            )
         model = ResNet(variant.arch, num_classes=num_classes, width=width, seed=seed, input_size=input_size,
-                       **variant.args | overrides)
+                       drop_rate=drop_rate, **variant.args | overrides)
     if pretrained is not False:
         state = torchvision_state_dict(variant.arch) if pretrained is True else read_state_dict(pretrained)
         load_plain_weights(model, state)

@@ -96,6 +96,7 @@ class ResNet(nn.Module):
         dilation: dilation of every 3×3 convolution of the residual blocks (thesis §4.7, first row).
         seed: what random positions are derived from. (Weights follow the global generator; see ``create_model``.)
         input_size: side of the input in pixels, if known: lets a ``d`` larger than every map be refused.
+        drop_rate: share of the pooled features that dropout sets to zero in training, 0 … 1.
         **context_args: arguments of the block: ``k``, ``d``, ``encoding``.
 
     Input (N, 3, H, W), output (N, num_classes).
@@ -105,7 +106,7 @@ class ResNet(nn.Module):
     """
 
     def __init__(self, depth=50, *, num_classes=10, width=64, context=None, stages=(1, 2, 3, 4), blocks=None,
-                 dilation=1, seed=0, input_size=None, **context_args):
+                 dilation=1, seed=0, input_size=None, drop_rate=0.0, **context_args):
         super().__init__()
         if depth not in STAGES:
             near = min(STAGES, key=lambda known: abs(known - depth))
@@ -140,6 +141,7 @@ class ResNet(nn.Module):
                 inputs = channels * kind.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
         self.fc = nn.Linear(inputs, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -151,7 +153,7 @@ class ResNet(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def forward(self, x):
-        return self.fc(self.avgpool(self.forward_features(x)).flatten(1))
+        return self.fc(self.dropout(self.avgpool(self.forward_features(x)).flatten(1)))
 
 
 def _chosen_blocks(names, stages, blocks):

@@ -5,20 +5,12 @@ from pathlib import Path
 import torch
 
 from ..blocks.base import ContextBlock
+from ..tensors import read_weights
 
 
 def read_state_dict(source):
-    """A state dict from a mapping, a ``.safetensors`` file or a ``torch.save`` file (read without running its pickle)."""
-    if not isinstance(source, (str, Path)):
-        return dict(source)
-    path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weights file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """A state dict from a mapping or a file; errors as :func:`ctxnet.tensors.read_weights`."""
+    return read_weights(source) if isinstance(source, (str, Path)) else dict(source)
 
 
 def torchvision_state_dict(depth):

@@ -24,7 +24,7 @@ import threading
 import time
 from pathlib import Path
 
-from ctxnet.files import write_text
+from ctxnet.files import remove_partials, write_text
 from ctxnet.locking import one_writer
 from ctxnet.naming import require_known, unknown_name
 
@@ -158,6 +158,8 @@ def run_notebook(notebook, parameters=None, output=None, root="."):
     values = check_parameters(declared_parameters(path), parameters or {})
     output = None if output is None else Path(root) / output
     with one_writer(output.parent) if output else contextlib.nullcontext():
+        if output:
+            remove_partials(output.parent)
         node, died = _execute(path, values, root)
         if output:
             import nbformat

@@ -157,10 +157,13 @@ def _csv(path, columns, protocol, variant):
 
 def _profile(path, command):
     from ctxnet.measure import ContextProfile
+    from ctxnet.training import read_record
 
     if not path.exists():
         raise MissingRecord(path, command)
     try:
+        if read_record(path.parent) is None:  # a run that was stopped while it wrote
+            raise MissingRecord(path.with_name("record.json"), command)
         return ContextProfile.load(path)
-    except Exception as error:  # a cut-off archive fails in many ways; the reader needs the path
-        raise BadRecord(f"{path.as_posix()}: not a context profile ({error})") from None
+    except ValueError as error:
+        raise BadRecord(str(error)) from None

@@ -1,72 +1,48 @@
-"""Checkpoints: one safetensors file that carries tensors, JSON state and a digest of both.
+"""Checkpoints: model, optimiser and history after an epoch, in one digest-checked file."""
 
-safetensors loads silently wrong weights after a flipped bit; the digest makes that an error.
-"""
-
-import hashlib
-import json
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from ..files import atomic_path
+from ..tensors import load_tensors, save_tensors
 
 
-def _digest(tensors, state_text):
-    digest = hashlib.sha256(state_text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def save_checkpoint(path, learner, state):
+    """Write the learner's model and optimiser and the JSON-able ``state``, atomically."""
+    tensors = {f"model.{name}": tensor for name, tensor in learner.model.state_dict().items()}
+    optimizer = _take_apart(learner.opt.state_dict(), "optimizer", tensors)
+    save_tensors(path, tensors, {**state, "optimizer": optimizer})
 
 
-def save_checkpoint(path, tensors, state):
-    """Write ``tensors`` (dict name → tensor) and ``state`` (JSON-able) atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(state, sort_keys=True)
-    with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata={"state": text, "sha256": _digest(tensors, text)})
-
-
-def load_checkpoint(path):
-    """Read what :func:`save_checkpoint` wrote.
-
-    Returns:
-        (tensors, state), the tensors on the CPU.
+def load_checkpoint(path, learner):
+    """Put back what :func:`save_checkpoint` took; returns its ``state``.
 
     Raises:
-        ValueError: in one line with the path, if the file is damaged or none of ours.
+        ValueError: in one line with the path, if the file is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged checkpoint ({error}); delete it and run the same command again") from None
-    if "state" not in metadata or metadata.get("sha256") != _digest(tensors, metadata["state"]):
-        raise ValueError(f"{path}: damaged checkpoint (digest differs); delete it and run the same command again")
-    return tensors, json.loads(metadata["state"])
+    tensors, state = load_tensors(path)
+    learner.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    learner.opt.load_state_dict(_put_together(state.pop("optimizer"), tensors))
+    return state
 
 
-def flatten_optimizer(optimizer):
-    """State of a ``torch.optim`` optimiser as (tensors, JSON-able rest); :func:`restore_optimizer` is the inverse."""
-    state = optimizer.state_dict()
-    tensors, rest = {}, {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value
-            else:
-                rest[f"{index}.{key}"] = value
-    return tensors, rest
+def _take_apart(tree, name, tensors):
+    """Nested dicts and lists with tensors as leaves, as JSON: each tensor goes into ``tensors`` under its path.
+
+    A dict becomes a list of pairs, because JSON would turn its integer keys into strings.
+    """
+    if hasattr(tree, "detach"):
+        tensors[name] = tree.clone()  # what shares storage cannot be saved
+        return {"tensor": name}
+    if isinstance(tree, dict):
+        return {"dict": [[key, _take_apart(value, f"{name}.{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, str | int | float | None):
+        return tree
+    return {"list": [_take_apart(value, f"{name}.{i}", tensors) for i, value in enumerate(tree)]}
 
 
-def restore_optimizer(optimizer, tensors, rest):
-    """Put back what :func:`flatten_optimizer` took; hyperparameters stay as the optimiser was built."""
-    state = {}
-    for name, value in (tensors | {f"optimizer.{key}": value for key, value in rest.items()}).items():
-        _, index, key = name.split(".", 2)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def _put_together(tree, tensors):
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _put_together(value, tensors) for key, value in content}
+    return [_put_together(value, tensors) for value in content]

@@ -1,5 +1,6 @@
 """Context profiles of networks: the trained one at the end of a run, and the full-size one at initialisation."""
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from .. import provenance
 from ..data import normalise, probe
-from ..files import write_json
+from ..files import remove_partials, sha256, write_json, write_sealed
 from ..locking import one_writer
 from ..measure import ContextProfile, context_profile, summed_erf
 from ..models import create_model
@@ -53,6 +54,7 @@ def measure_variant(variant, path="params.yaml", *, root="."):
     require_known("variant", variant, list_models())
     folder = root / "results" / "measure" / variant
     with one_writer(folder):
+        remove_partials(folder)
         started = time.perf_counter()
         model = create_model(variant, seed=settings.seed, width=settings.width, input_size=settings.image_size)
         pixels, _ = probe.make_probe(settings.images, image_size=settings.image_size, seed=settings.seed)
@@ -66,6 +68,12 @@ def measure_variant(variant, path="params.yaml", *, root="."):
             folder / "provenance.json",
             provenance.collect(root=root) | {"wall_seconds": round(time.perf_counter() - started, 1)},
         )
+        record = {
+            "variant": variant,
+            "settings": dataclasses.asdict(settings),
+            "files": {"context.npz": sha256(folder / "context.npz")},
+        }
+        write_sealed(folder / "record.json", record)  # last of all files: it vouches for the other
     return folder
 
 

@@ -1,25 +1,26 @@
-"""The fastai Learner: plain SGD, our own light bookkeeping instead of the Recorder, one progress bar for the run."""
+"""The fastai Learner: our own light bookkeeping instead of the Recorder, one progress bar for the run."""
 
 import math
 from functools import partial
 
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner, Recorder
 from fastai.losses import CrossEntropyLossFlat
-from fastai.optimizer import OptimWrapper
+from fastai.optimizer import OptimWrapper, ranger
 from tqdm.auto import tqdm
 
 
 class Bookkeeper(Callback):
     """Mean losses, top-1 and predictions of the last epoch, kept on the device and read once per epoch.
 
-    Raises:
-        FloatingPointError: at the end of an epoch's training whose loss is not finite.
+    A loss that is not finite ends the epoch there and is left in ``failure``.
     """
 
     order = 60
+
+    failure = None
 
     def before_train(self):
         self.loss_sum, self.count = 0.0, 0
@@ -36,17 +37,20 @@ class Bookkeeper(Callback):
             self.targets.append(self.learn.yb[0])
 
     def after_train(self):
-        self.train_loss = float(self.loss_sum) / max(self.count, 1)
-        if not math.isfinite(self.train_loss):
-            raise FloatingPointError(
-                f"training loss is {self.train_loss} in epoch {self.learn.current_epoch}; lower learning_rate"
-            )
+        self.train_loss = self._mean_loss("training")
 
     def after_validate(self):
-        self.valid_loss = float(self.loss_sum) / self.count
+        self.valid_loss = self._mean_loss("validation")
         self.predicted = torch.cat([o.cpu() for o in self.outputs])
         self.labels = torch.cat([t.cpu() for t in self.targets])
         self.top1 = float((self.predicted == self.labels).double().mean())
+
+    def _mean_loss(self, what):
+        loss = float(self.loss_sum) / max(self.count, 1)
+        if not math.isfinite(loss):
+            self.failure = f"{what} loss is {loss}"
+            raise CancelFitException  # fastai would wrap any other error in lines of its own
+        return loss
 
 
 class RunProgress(Callback):
@@ -69,16 +73,10 @@ class RunProgress(Callback):
 
 
 def build_learner(model, dls, protocol, *, cbs=()):
-    """A Learner on ``protocol.device`` with SGD as the protocol has it, channels-last weights, and a ``Bookkeeper``.
-
-    The optimiser is torch's own, wrapped: fastai's SGD launches hundreds of small kernels a step.
-    """
-    sgd = partial(
-        OptimWrapper, opt=torch.optim.SGD, momentum=protocol.momentum, weight_decay=protocol.weight_decay,
-        fused=protocol.device == "cuda",
-    )
+    """A Learner on ``protocol.device`` with the protocol's optimiser, channels-last weights, and a ``Bookkeeper``."""
     learner = Learner(
-        dls, model.to(protocol.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat(), opt_func=sgd,
+        dls, model.to(protocol.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat(),
+        opt_func=_optimizer(protocol),
         cbs=[Bookkeeper(), *cbs],
     )
     learner.remove_cbs([Recorder, ProgressCallback])
@@ -86,8 +84,26 @@ def build_learner(model, dls, protocol, *, cbs=()):
     return learner
 
 
+def _optimizer(protocol):
+    """fastai's ``opt_func``. SGD and AdamW are torch's own: fastai's launch hundreds of small kernels a step."""
+    decay, fused = protocol.weight_decay, protocol.device == "cuda"
+    if protocol.optimizer == "ranger":
+        return partial(ranger, mom=protocol.momentum, wd=decay)
+    if protocol.optimizer == "adamw":
+        betas = (protocol.momentum, 0.999)
+        return partial(OptimWrapper, opt=torch.optim.AdamW, betas=betas, weight_decay=decay, fused=fused)
+    return partial(OptimWrapper, opt=torch.optim.SGD, momentum=protocol.momentum, weight_decay=decay, fused=fused)
+
+
 def fit_epoch(learner, epoch, rate):
-    """Train and validate once at a fixed learning rate; returns the learner's ``Bookkeeper``."""
-    learner.current_epoch = epoch
+    """Train and validate once at a fixed learning rate; returns the learner's ``Bookkeeper``.
+
+    Raises:
+        FloatingPointError: if the training or the validation loss is not finite.
+    """
     learner.fit(1, lr=rate)
+    if learner.bookkeeper.failure:
+        raise FloatingPointError(
+            f"{learner.bookkeeper.failure} in epoch {epoch}; nothing is recorded; lower learning_rate={rate:g}"
+        )
     return learner.bookkeeper

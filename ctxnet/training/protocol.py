@@ -20,7 +20,7 @@ class Protocol:
         width: channels of the first stage; 64 is full size.
         epochs: number of passes over the training set.
         batch_size: images per step.
-        learning_rate, momentum, weight_decay: of SGD.
+        learning_rate, weight_decay: of the optimiser; momentum: of SGD, the first moment's rate of the others.
         decay_epochs: epochs (counted from 0) at whose start the rate is multiplied by ``decay_factor``.
         decay_factor: 0.1 in the thesis.
         max_rotate: largest rotation in degrees; min_crop: smallest area share of the random crop; flip: mirror half
@@ -29,6 +29,10 @@ class Protocol:
         workers: loader processes; part of a run's identity.
         device: "cpu" or "cuda".
         profile_images: validation images averaged in the context profile.
+        optimizer: "sgd", "adamw" or "ranger".
+        schedule: "step" (``decay_epochs``) or "cosine" (to zero over the run).
+        warmup_epochs: the rate rises to ``learning_rate`` over so many epochs first.
+        drop_rate: share of the features before the classifier that dropout sets to zero.
     """
 
     name: str
@@ -49,6 +53,10 @@ class Protocol:
     workers: int
     device: str
     profile_images: int
+    optimizer: str = "sgd"
+    schedule: str = "step"
+    warmup_epochs: int = 0
+    drop_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class Measure:
     seed: int
 
 
+_CHOICES = {"device": ("cpu", "cuda"), "optimizer": ("sgd", "adamw", "ranger"), "schedule": ("step", "cosine")}
 _POSITIVE = ("image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "images")
 
 
@@ -100,10 +109,10 @@ def typed(kind, values, *, where):
             require_known("key", key, fields)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-    missing = [key for key in fields if key not in values]
-    if missing:
-        raise ValueError(f"{where}: missing key {missing[0]!r}")
-    return kind(**{key: _typed_value(values[key], fields[key], f"{where}.{key}", key) for key in fields})
+    for field in dataclasses.fields(kind):
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise ValueError(f"{where}: missing key {field.name!r}")
+    return kind(**{key: _typed_value(values[key], fields[key], f"{where}.{key}", key) for key in values})
 
 
 def _typed_value(value, kind, where, key):
@@ -118,10 +127,14 @@ def _typed_value(value, kind, where, key):
         raise ValueError(f"{where}={value!r} must be of type {name}")
     if key in _POSITIVE and value <= 0:
         raise ValueError(f"{where}={value!r} must be positive")
-    if key == "device" and value not in ("cpu", "cuda"):
-        raise ValueError(f"{where}={value!r}: {unknown_name('device', value, ('cpu', 'cuda'))}")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise ValueError(f"{where}={value!r}: {unknown_name(key, value, _CHOICES[key])}")
     if key == "min_crop" and not 0 < value <= 1:
         raise ValueError(f"{where}={value!r} must lie in (0, 1]; nearest valid value: {min(max(value, 0.01), 1.0)}")
+    if key == "drop_rate" and not 0 <= value < 1:
+        raise ValueError(f"{where}={value!r} must lie in [0, 1); nearest valid value: {min(max(value, 0.0), 0.99)}")
+    if key == "warmup_epochs" and value < 0:
+        raise ValueError(f"{where}={value!r} must not be negative; nearest valid value: 0")
     return value
 
 
@@ -129,9 +142,11 @@ def identity(protocol, variant, seed, data_hash):
     """What a run's result depends on, as a JSON-able dict; its hash names the run.
 
     The device, the list of seeds and the name of the protocol are left out: they choose where and which runs are
-    made, not what a run is.
+    made, not what a run is. So are settings at their default: those came later than the first records, which were
+    made with just these values.
     """
     settings = dataclasses.asdict(protocol)
-    for key in ("name", "seeds", "device"):
-        del settings[key]
+    for field in dataclasses.fields(protocol):
+        if field.name in ("name", "seeds", "device") or settings[field.name] == field.default:
+            del settings[field.name]
     return {**settings, "variant": variant, "seed": seed, "data": data_hash}

@@ -1,6 +1,5 @@
 """One run: train, keep a checkpoint after every epoch, measure the trained network, write the record."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,12 @@ import torch
 
 from .. import provenance
 from ..data import prepare_dataset
-from ..files import sha256, stable_hash, write_csv, write_json
+from ..files import read_sealed, remove_partials, sha256, stable_hash, write_csv, write_json, write_sealed
 from ..locking import one_writer
 from ..models import count_parameters, create_model, list_models
 from ..naming import require_known
-from .checkpoint import flatten_optimizer, load_checkpoint, restore_optimizer, save_checkpoint
+from ..tensors import load_tensors, save_tensors
+from .checkpoint import load_checkpoint, save_checkpoint
 from .context import profile_images, trained_profile
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
@@ -64,6 +64,7 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
     config = identity(protocol, variant, seed, prepared.manifest_hash)
     with one_writer(folder):
+        remove_partials(folder)
         _set_aside(folder, config)
         record = read_record(folder)
         if record is None:
@@ -84,13 +85,7 @@ def read_record(folder):
     path = Path(folder) / "record.json"
     if not path.exists():
         return None
-    try:
-        record = json.loads(path.read_text())
-        digest = record.pop("sha256")
-    except (ValueError, KeyError, AttributeError):
-        raise ValueError(f"{path}: damaged record; delete it and run the same command again") from None
-    if digest != stable_hash(record):
-        raise ValueError(f"{path}: damaged record (digest differs); delete it and run the same command again")
+    record = read_sealed(path)
     for name, expected in record["files"].items():
         if not path.with_name(name).is_file() or sha256(path.with_name(name)) != expected:
             raise ValueError(f"{path.with_name(name)}: damaged or missing; delete {path} and run the same command again")
@@ -115,7 +110,7 @@ def _set_aside(folder, config):
 def _stored_config(folder):
     for name in ("record.json", "weights.safetensors", "checkpoint.safetensors"):
         if (folder / name).exists():
-            return read_record(folder)["config"] if name == "record.json" else load_checkpoint(folder / name)[1]["config"]
+            return read_record(folder)["config"] if name == "record.json" else load_tensors(folder / name)[1]["config"]
     return None
 
 
@@ -131,19 +126,16 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
     )
     dls.to(torch.device(protocol.device))
     model = create_model(
-        variant, num_classes=len(prepared.classes), seed=seed, width=protocol.width, input_size=protocol.image_size
+        variant, num_classes=len(prepared.classes), seed=seed, width=protocol.width, input_size=protocol.image_size,
+        drop_rate=protocol.drop_rate,
     )
     learner = build_learner(model, dls, protocol, cbs=cbs)
     history, spent = [], 0.0
     if checkpoint.exists():
-        tensors, state = load_checkpoint(checkpoint)
+        state = load_checkpoint(checkpoint, learner)
         history, spent = state["history"], state["seconds"]
-        learner.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        restore_optimizer(
-            learner.opt.opt, {k: v for k, v in tensors.items() if k.startswith("optimizer.")}, state["optimizer"]
-        )
     elif (folder / "weights.safetensors").exists():  # trained before; only its record is missing
-        tensors, state = load_checkpoint(folder / "weights.safetensors")
+        tensors, state = load_tensors(folder / "weights.safetensors")
         history, spent = state["history"], state["seconds"]
         learner.model.load_state_dict(tensors)
     batches = len(dls.train) + len(dls.valid)
@@ -163,9 +155,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
         history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.top1])
         longest = max(longest, time.perf_counter() - started)
         spent += time.perf_counter() - started
-        tensors, rest = flatten_optimizer(learner.opt.opt)
-        tensors |= {f"model.{name}": tensor for name, tensor in learner.model.state_dict().items()}
-        save_checkpoint(checkpoint, tensors, {"config": config, "history": history, "optimizer": rest, "seconds": spent})
+        save_checkpoint(checkpoint, learner, {"config": config, "history": history, "seconds": spent})
     if progress and hasattr(learner, "run_progress"):
         learner.run_progress.close()
     return learner, history, spent
@@ -185,7 +175,7 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         zip(prepared.valid_ids, keeper.labels.tolist(), keeper.predicted.tolist(), strict=True),
     )
     state = {"config": config, "history": history, "seconds": spent}
-    save_checkpoint(folder / "weights.safetensors", model.state_dict(), state)
+    save_tensors(folder / "weights.safetensors", model.state_dict(), state)
     seen = len(history) * len(prepared.train_ids)
     write_json(
         folder / "provenance.json",
@@ -210,6 +200,6 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         "config_hash": stable_hash(config),
         "files": {name: sha256(folder / name) for name in ("context.npz", "history.csv", "predictions.csv")},
     }
-    write_json(folder / "record.json", record | {"sha256": stable_hash(record)})
+    write_sealed(folder / "record.json", record)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return record

@@ -1,6 +1,7 @@
-"""The step schedule of thesis §4.2, and the seeds of an epoch."""
+"""Learning rates of thesis §4.2 and of the cosine schedule, and the seeds of an epoch."""
 
 import hashlib
+import math
 import random
 
 import numpy as np
@@ -8,7 +9,16 @@ import torch
 
 
 def learning_rate(protocol, epoch):
-    """Rate of ``epoch`` (counted from 0): multiplied by ``decay_factor`` at each of ``decay_epochs`` reached."""
+    """Rate of ``epoch`` (counted from 0), fixed within the epoch.
+
+    "step" multiplies by ``decay_factor`` at each of ``decay_epochs`` reached; "cosine" falls to zero over the epochs
+    after the warm-up (Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts). A warm-up rises linearly.
+    """
+    warmup = protocol.warmup_epochs
+    if epoch < warmup:
+        return protocol.learning_rate * (epoch + 1) / (warmup + 1)
+    if protocol.schedule == "cosine":
+        return protocol.learning_rate * (1 + math.cos(math.pi * (epoch - warmup) / (protocol.epochs - warmup))) / 2
     return protocol.learning_rate * protocol.decay_factor ** sum(epoch >= start for start in protocol.decay_epochs)
 
 

@@ -1,0 +1,215 @@
+"""A run that is stopped, killed, interrupted or started twice ends as if nothing had happened, bit by bit."""
+
+import dataclasses
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from ctxnet.tensors import load_tensors
+from ctxnet.training import load_params, load_protocol, read_record, run
+
+ROOT = Path(__file__).parents[1]
+VARIANT = "resnet18"
+FILES = {"context.npz", "history.csv", "predictions.csv", "provenance.json", "record.json", "weights.safetensors", ".lock"}
+# New processes that need not import the libraries again.
+FORK = multiprocessing.get_context("forkserver")
+FORK.set_forkserver_preload(["ctxnet.training.learner", "ctxnet.data", "torch._dynamo", "PIL.Image"])
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Settings for 3 epochs of 6 batches of augmented 32 px images in two classes."""
+    root = tmp_path_factory.mktemp("project")
+    noise = np.random.default_rng(0)
+    for split, count in (("train", 25), ("val", 9)):
+        for label in ("bright", "dark"):
+            (root / "pictures" / split / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = noise.integers(0, 128, (32, 32, 3)) + 100 * (label == "bright")
+                Image.fromarray(pixels.astype(np.uint8)).save(root / "pictures" / split / label / f"{i:02d}.png")
+    params = load_params(ROOT / "params.yaml")
+    params["protocols"]["quick"] |= {
+        "dataset": "pictures", "image_size": 32, "width": 4, "batch_size": 8, "epochs": 3, "decay_epochs": [2],
+        "max_rotate": 10.0, "min_crop": 0.5, "flip": True, "profile_images": 2, "drop_rate": 0.2,
+    }  # fmt: skip
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    return root
+
+
+def settings(project, name, **changes):
+    return dataclasses.replace(load_protocol("quick", project / "params.yaml"), name=name, **changes)
+
+
+def _work(protocol, project, options, callbacks):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell inherits "ignore"
+    torch.set_num_threads(1)
+    run(protocol, VARIANT, root=project, progress=False, cbs=callbacks, **options)
+
+
+def start(protocol, project, callbacks=(), **options):
+    process = FORK.Process(target=_work, args=(protocol, project, options, callbacks))
+    process.start()
+    return process
+
+
+def folder(project, name):
+    return project / "results" / name / "runs" / VARIANT / "seed0"
+
+
+def contents(project, name):
+    """Everything a run leaves that must not depend on when and how it was made."""
+    place = folder(project, name)
+    assert {path.name for path in place.iterdir()} == FILES
+    weights, state = load_tensors(place / "weights.safetensors")
+    record = read_record(place)
+    del record["protocol"]
+    files = {file: (place / file).read_bytes() for file in ("history.csv", "predictions.csv", "context.npz")}
+    return {key: tensor.numpy().tobytes() for key, tensor in weights.items()}, state["history"], record, files
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "ranger"])
+def test_stopped_and_resumed_equals_straight(project, optimizer, workers):
+    changes = {"optimizer": optimizer, "workers": workers, "learning_rate": 0.01, "epochs": 2, "decay_epochs": [1]}
+    straight, resumed = f"straight-{optimizer}-{workers}", f"resumed-{optimizer}-{workers}"
+    start(settings(project, straight, **changes), project).join()
+    # No time for an epoch: a process must still make progress, one epoch at least.
+    start(settings(project, resumed, **changes), project, max_minutes=1e-9).join()
+    assert (folder(project, resumed) / "checkpoint.safetensors").exists()
+    start(settings(project, resumed, **changes), project).join()
+    assert contents(project, resumed) == contents(project, straight)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project):
+    start(settings(project, "undisturbed"), project).join()
+    return contents(project, "undisturbed")
+
+
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.torture)])
+def test_killed_at_random_and_started_again_equals_undisturbed(project, undisturbed, kills):
+    chance, protocol = random.Random(kills), settings(project, f"killed-{kills}")
+    while kills:
+        process = start(protocol, project)
+        process.join(chance.random() * 2)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills -= 1
+        if process.exitcode == 0:  # it came to its end before the kill: begin anew
+            assert contents(project, protocol.name) == undisturbed
+            for path in folder(project, protocol.name).iterdir():
+                path.unlink()
+    start(protocol, project).join()
+    assert contents(project, protocol.name) == undisturbed
+
+
+def test_ctrl_c_in_an_epoch_loses_that_epoch_only(project, undisturbed):
+    protocol = settings(project, "interrupted")
+    process = start(protocol, project)
+    checkpoint = folder(project, "interrupted") / "checkpoint.safetensors"
+    while not checkpoint.exists():
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode != 0
+    assert {path.name for path in checkpoint.parent.iterdir()} <= {"checkpoint.safetensors", ".lock"}
+    assert len(load_tensors(checkpoint)[1]["history"]) in (1, 2)
+    start(protocol, project).join()
+    assert contents(project, "interrupted") == undisturbed
+
+
+def _hold_on():
+    from fastai.callback.core import Callback
+
+    class HoldOn(Callback):
+        def before_epoch(self):
+            while not Path("go on").exists():
+                time.sleep(0.01)
+
+    return HoldOn()
+
+
+def _work_slowly(protocol, project):
+    os.chdir(project)
+    _work(protocol, project, {}, [_hold_on()])
+
+
+def test_two_processes_on_one_run_have_one_writer(project, undisturbed):
+    protocol = settings(project, "twice")
+    first = FORK.Process(target=_work_slowly, args=(protocol, project))
+    first.start()
+    while not (folder(project, "twice") / ".lock").exists():
+        time.sleep(0.01)
+    time.sleep(0.1)
+    with pytest.raises(RuntimeError, match="another process is writing this run"):
+        run(protocol, VARIANT, root=project, progress=False)
+    first.kill()
+    first.join()
+    start(protocol, project).join()  # at once: the lock died with its holder
+    assert contents(project, "twice") == undisturbed
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_changed_setting_sets_the_old_run_aside_untouched(project, finished, capsys):
+    name = f"changed-{finished}"
+    protocol = settings(project, name)
+    run(protocol, VARIANT, root=project, progress=False, max_minutes=None if finished else 1e-9)
+    kept = "record.json" if finished else "checkpoint.safetensors"
+    before = (folder(project, name) / kept).read_bytes()
+    run(dataclasses.replace(protocol, momentum=0.8, flip=False), VARIANT, root=project, progress=False)
+    said = capsys.readouterr().out
+    assert "flip True → False; momentum 0.9 → 0.8" in said
+    (aside,) = (project / "results" / name / "superseded").iterdir()
+    assert (aside / kept).read_bytes() == before and str(aside) in said
+    assert read_record(folder(project, name))["config"]["momentum"] == 0.8
+
+
+def test_settings_that_came_later_leave_older_records_valid(project):
+    """A record made before a setting existed was made with that setting's default."""
+    from ctxnet.training.protocol import identity
+
+    protocol = settings(project, "any", drop_rate=0.0)
+    later = {"optimizer", "schedule", "warmup_epochs", "drop_rate"}
+    assert not later & set(identity(protocol, VARIANT, 0, "data"))
+    assert later & set(identity(dataclasses.replace(protocol, optimizer="adamw"), VARIANT, 0, "data")) == {"optimizer"}
+
+
+def _poison(when):
+    from fastai.callback.core import Callback
+
+    class Poison(Callback):
+        order = 55  # after the loss is known, before it is booked
+
+        def after_loss(self):
+            if self.learn.training == (when == "training"):
+                self.learn.loss_grad = self.learn.loss_grad * float("nan")
+                self.learn.loss = self.learn.loss_grad.clone()
+
+    return Poison()
+
+
+@pytest.mark.parametrize("when", ["training", "validation"])
+def test_a_loss_that_is_no_number_stops_the_run_without_a_record(project, when):
+    with pytest.raises(FloatingPointError, match=f"{when} loss is nan in epoch 0; nothing is recorded") as caught:
+        run(settings(project, f"nan-{when}"), VARIANT, root=project, progress=False, cbs=[_poison(when)])
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in folder(project, f"nan-{when}").iterdir()} == {".lock"}
+
+
+def test_one_image_left_over_after_the_last_batch(project):
+    protocol = settings(project, "left-over", batch_size=7, epochs=1, decay_epochs=[])  # 50 = 7·7 + 1; 18 = 2·7 + 4
+    assert run(protocol, VARIANT, root=project, progress=False).record["n"] == 18
+    protocol = settings(project, "left-over-valid", batch_size=17, epochs=1, decay_epochs=[])  # 18 = 17 + 1
+    assert run(protocol, VARIANT, root=project, progress=False).record["n"] == 18
+    with pytest.raises(ValueError, match=r"batch_size=1: must be 2…50 .*nearest valid value: 2"):
+        run(settings(project, "alone", batch_size=1), VARIANT, root=project, progress=False)
