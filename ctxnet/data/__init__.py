@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctxnet.data import imagenette, probe
 from ctxnet.data.loaders import IMAGENET_MEAN, IMAGENET_STD, loaders, normalise
-from ctxnet.data.prepared import Prepared, load_prepared, one_preparer, read_manifest, save_prepared
+from ctxnet.data.prepared import Prepared, load_prepared, one_preparer, reuse, save_prepared
 from ctxnet.naming import unknown_name
 
 __all__ = [
@@ -32,7 +32,8 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
         Prepared.
 
     Raises:
-        ValueError: no such data set, or a source that cannot be used.
+        ValueError: no such data set, or a source that cannot be used; one line that names the first path.
+        OSError: nothing can be read, written or fetched there; with the path.
     """
     root, name, size = Path(root), protocol.dataset, protocol.image_size
     if name == "probe":
@@ -49,18 +50,24 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
 def _prepare_imagenette(source, size, root, progress):
     folder = root / "data" / f"imagenette-{size}"
     have_source = source or os.environ.get("CTXNET_DATA") or (root / "data" / "imagenette2-224").is_dir()
-    if not have_source and read_manifest(folder):  # do not download again what has been prepared
-        return load_prepared(folder)
+    if not have_source:  # do not download again what has been prepared
+        manifest = folder / "manifest.json"
+        if not manifest.exists():
+            with one_preparer(folder):  # puts back what a killed process had moved aside
+                pass
+        if manifest.exists():
+            return load_prepared(folder)
     found = imagenette.find_source(source, root, image_size=size, progress=progress)
-    return imagenette.prepare(found, folder, size, progress=progress)
+    return imagenette.prepare(
+        found, folder, size, expected=imagenette.COUNTS, verified=not have_source, progress=progress
+    )
 
 
 def _prepare_probe(settings, size, folder):
     origin = {"generator": probe.VERSION, **settings}
     with one_preparer(folder):
-        manifest = read_manifest(folder)
-        if manifest and manifest["origin"] == origin:
-            return load_prepared(folder)
+        if found := reuse(folder, lambda manifest: manifest["origin"] == origin):
+            return found
         splits = {}
         for split in ("train", "valid"):
             n = settings[f"{split}_images"]

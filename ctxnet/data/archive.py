@@ -1,20 +1,26 @@
 """Download a file and check it; unpack an archive without trusting it."""
 
+import errno
 import hashlib
+import http.client
 import lzma
 import os
 import shutil
 import tarfile
 import urllib.request
+import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm.auto import tqdm
 
+from ctxnet.data.prepared import naming_errors, one_preparer
 from ctxnet.files import atomic_path, sha256
 
 MAX_ENTRIES = 200_000
 MAX_BYTES = 50 * 2**30
+BOMB_BYTES, BOMB_RATIO = 2**30, 100  # above so many bytes an archive may not unpack to so many times its size
+MAX_HEADER = 2**16  # a long name; tarfile reads it whole
 
 
 def download(url, path, *, sha256_hex, progress=True):
@@ -22,11 +28,16 @@ def download(url, path, *, sha256_hex, progress=True):
 
     Raises:
         ValueError: what came does not have the hash; nothing is kept.
-        OSError: the address cannot be reached.
+        OSError: the address cannot be reached, or the file cannot be written.
     """
     path = Path(path)
-    if path.is_file() and sha256(path) == sha256_hex:
-        return path
+    with one_preparer(path):
+        if not (path.is_file() and sha256(path) == sha256_hex):
+            _fetch(url, path, sha256_hex, progress)
+    return path
+
+
+def _fetch(url, path, sha256_hex, progress):
     try:
         response = urllib.request.urlopen(url, timeout=60)
     except OSError as error:
@@ -37,55 +48,99 @@ def download(url, path, *, sha256_hex, progress=True):
     total = int(response.headers.get("Content-Length") or 0) or None
     bar = tqdm(total=total, unit="B", unit_scale=True, desc=f"download {path.name}", disable=not progress)
     with response, bar, atomic_path(path) as partial, open(partial, "wb") as handle:
-        while block := response.read(2**20):
+        for block in _blocks(url, response, total):
             handle.write(block)
             digest.update(block)
             bar.update(len(block))
         if digest.hexdigest() != sha256_hex:
             raise ValueError(f"{url}: SHA-256 is {digest.hexdigest()}, expected {sha256_hex}; nothing was kept")
-    return path
 
 
-def _check_member(archive, member):
-    path = PurePosixPath(member.name)
-    windows = PureWindowsPath(member.name)
-    if path.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+def _blocks(url, response, total):
+    """The bytes of a response, ``total`` in number where that is known."""
+    received = 0
+    try:
+        while block := response.read(2**20):
+            received += len(block)
+            yield block
+        if received < (total or 0):
+            raise OSError("the connection was closed")
+    except (OSError, http.client.HTTPException) as error:
+        raise OSError(f"{url}: broke off after {received} bytes ({error}); run the same command again") from None
+
+
+class _Entry(tarfile.TarInfo):
+    """Refuses, while it is being read, what would fill the memory: very long names and maps of sparse files."""
+
+    def _proc_member(self, tar):
+        types = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if self.size > MAX_HEADER and self.type in (*types, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            raise tarfile.ReadError(f"a name or header of {self.size} bytes")
+        return super()._proc_member(tar)
+
+    def _refuse_sparse(self, *_):
+        raise tarfile.ReadError(f"entry {self.name!r} is a sparse file")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+def _check_member(archive, member, seen):
+    """Refuse an entry that is no plain file or folder of its own; ``seen`` says of earlier paths whether they
+    are folders."""
+    path, windows = PurePosixPath(member.name), PureWindowsPath(member.name)
+    if path.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in member.name:
         raise ValueError(f"{archive}: entry {member.name!r} would leave the folder; nothing was unpacked")
     if not (member.isreg() or member.isdir()):
         raise ValueError(f"{archive}: entry {member.name!r} is a link or device; nothing was unpacked")
+    clash = path in seen if member.isreg() else not seen.get(path, True)
+    if clash or not all(seen.setdefault(parent, True) for parent in path.parents):
+        raise ValueError(f"{archive}: entry {member.name!r} is there twice; nothing was unpacked")
+    seen[path] = member.isdir()
+
+
+def _check_members(archive, tar):
+    """All entries of an open tar, refused if one of them or their number or size is hostile; and their size."""
+    members, size, seen = [], 0, {}
+    limit = min(MAX_BYTES, max(BOMB_BYTES, BOMB_RATIO * archive.stat().st_size))
+    for member in tar:
+        _check_member(archive, member, seen)
+        members.append(member)
+        size += member.size
+        if len(members) > MAX_ENTRIES or size > limit:
+            raise ValueError(f"{archive}: over {MAX_ENTRIES} entries or {limit} bytes; nothing was unpacked")
+    return members, size
 
 
 def extract(archive, folder, *, progress=True):
     """Unpack a tar (plain or compressed) into the new folder ``folder``, which appears only when complete.
 
     The whole archive is looked through first and refused before anything is written if any entry is
-    absolute, climbs out of the folder, is a link or a device, or if there are too many entries or bytes.
+    absolute, climbs out of the folder, is a link or a device or there twice, or if there are too many
+    entries or bytes. Owners, set-user-ID bits and the like are not restored.
 
     Raises:
         ValueError: a refused, damaged or foreign file; names the archive and the entry.
+        OSError: with errno and path, when the disk is full or read-only.
     """
     archive, folder = Path(archive), Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
+        raise ValueError(f"{archive}: cannot be unpacked (a zip); unpack it yourself and give the folder")
     try:
-        with tarfile.open(archive) as tar:
-            members, size = [], 0
-            for member in tar:
-                _check_member(archive, member)
-                members.append(member)
-                size += member.size
-                if len(members) > MAX_ENTRIES or size > MAX_BYTES:
-                    raise ValueError(
-                        f"{archive}: over {MAX_ENTRIES} entries or {MAX_BYTES} bytes; nothing was unpacked"
-                    )
+        with tarfile.open(archive, tarinfo=_Entry) as tar:
+            members, size = _check_members(archive, tar)
             partial.mkdir(parents=True)
+            if size > (free := shutil.disk_usage(partial).free):
+                raise OSError(errno.ENOSPC, f"{size} bytes to unpack, {free} free", str(folder))
             bar = tqdm(members, unit="file", desc=f"unpack {archive.name}", disable=not progress)
-            tar.extractall(partial, members=bar, filter="data")
+            with naming_errors(partial):
+                tar.extractall(partial, members=bar, filter="data")
         os.replace(partial, folder)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise ValueError(f"{archive}: cannot be unpacked ({error})") from None
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        damaged = isinstance(error, (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError))
+        if damaged or (isinstance(error, OSError) and error.errno is None):  # such as gzip.BadGzipFile
+            raise ValueError(f"{archive}: cannot be unpacked ({str(error).splitlines()[0].rstrip(':')})") from None
         raise
     return folder

@@ -5,18 +5,18 @@ A source is a folder with ``train/<class>/*`` and ``val/<class>/*``, or a tar of
 once into uint8 arrays: short side to the wanted size, centre crop.
 """
 
-import hashlib
-import io
 import os
+import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ctxnet.data.archive import download, extract
-from ctxnet.data.prepared import load_prepared, one_preparer, read_manifest, save_prepared
+from ctxnet.data.preflight import Preflight, decode, read_checksums
+from ctxnet.data.prepared import one_preparer, reuse, save_prepared
 from ctxnet.files import stable_hash
 
 CLASSES = {
@@ -31,6 +31,7 @@ CLASSES = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
+COUNTS = {"train": 9469, "valid": 3925}
 # The addresses are fastai's URLs.IMAGENETTE_320 and URLs.IMAGENETTE, repeated here because importing fastai
 # takes seconds (a test compares them). The hashes are those TensorFlow Datasets publishes for the same
 # files (tensorflow_datasets/datasets/imagenette/checksums.tsv); its sizes agree with fastai's own
@@ -52,11 +53,13 @@ def split_folder(path):
     """The folder that holds ``train`` and ``val``: ``path`` itself or the only folder in it that does; else
     a ValueError."""
     path = Path(path)
-    candidates = [path, *sorted(p for p in path.iterdir() if p.is_dir())]
-    for folder in candidates:
-        if (folder / "train").is_dir() and (folder / "val").is_dir():
-            return folder
-    raise ValueError(f"{path}: no folders train/ and val/ in it")
+    inner = sorted(p for p in path.iterdir() if p.is_dir() and p.name[0] != ".")
+    found = [folder for folder in (path, *inner) if (folder / "train").is_dir() and (folder / "val").is_dir()]
+    if not found:
+        raise ValueError(f"{path}: no folders train/ and val/ in it")
+    if found[0] != path and len(found) > 1:
+        raise ValueError(f"{path}: train/ and val/ are in {found[0].name} and in {found[1].name}; give one of them")
+    return found[0]
 
 
 def open_source(path, data="data", *, progress=True):
@@ -119,8 +122,9 @@ def list_images(source):
         s: sorted(p.name for p in (source / s).iterdir() if p.is_dir() and p.name[0] != ".") for s in ("train", "val")
     }
     for here, there in (("train", "val"), ("val", "train")):
-        for missing in sorted(set(names[there]) - set(names[here])):
-            raise ValueError(f"{source / here}: class {missing!r} is missing here but present in {there}")
+        if missing := sorted(set(names[there]) - set(names[here])):
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise ValueError(f"{source / here}: class {missing[0]!r} is missing here but present in {there}{more}")
     if not names["train"]:
         raise ValueError(f"{source / 'train'}: no class folders in it")
     files = {}
@@ -130,28 +134,13 @@ def list_images(source):
             with os.scandir(source / here / name) as entries:
                 found = sorted(e.name for e in entries if e.name[0] != "." and Path(e.name).suffix.lower() in SUFFIXES)
             if not found:
-                raise ValueError(f"{source / here / name}: no images in it")
+                raise ValueError(f"{source / here / name}: no images in it; add some or remove the class from both splits")
             files[split] += [(f"{here}/{name}/{f}", source / here / name / f, label) for f in found]
     return names["train"], files
 
 
-def read_image(path, image_size):
-    """One image file as uint8 (S, S, 3): upright by its EXIF tag, grey and palette images as RGB, centre
-    square, resized.
-
-    Raises:
-        ValueError: one line with the path, when the file cannot be decoded.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # palette with transparency, broken EXIF: the image is still good
-            with Image.open(path) as image:
-                image = ImageOps.exif_transpose(image)
-                if image.mode.startswith("I"):  # 16 bits per pixel; convert() alone would clip it to white
-                    image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-                image = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
+def _square(image, image_size):
+    """The centre square of a Pillow image, resized to uint8 (S, S, 3)."""
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     # Pillow's bicubic widens its kernel when it shrinks, so this is antialiased; crop and resize in one go.
@@ -161,77 +150,121 @@ def read_image(path, image_size):
     return np.asarray(image.resize((image_size, image_size), Image.Resampling.BICUBIC, box=box))
 
 
-def _listing(files):
-    """Hash of names and sizes of the source files, and the time of the newest."""
-    stats = [(name, path.stat()) for split in files.values() for name, path, _ in split]
-    return stable_hash([(name, s.st_size) for name, s in stats]), max(s.st_mtime for _, s in stats)
+def read_image(path, image_size):
+    """One image file as uint8 (S, S, 3): as :func:`~ctxnet.data.preflight.decode` says, centre square, resized.
+
+    Raises:
+        ValueError: one line with the path, when the file cannot be decoded.
+        OSError: it cannot be read.
+    """
+    try:
+        return _square(decode(Path(path).read_bytes()), image_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be read as an image ({error})") from None
 
 
-def _contents(files, *, progress):
-    """Hash of all source files' bytes; looks at every image's header on the way, so that a foreign file
-    shows up early."""
-    digest = hashlib.sha256()
+def _check_classes(source, classes, files, expected):
+    """Refuse a source that has Imagenette's classes, but not its number of images."""
+    if set(classes) != set(CLASSES):
+        known = len(set(classes) & set(CLASSES))
+        text = f"{source}: {len(classes)} classes, {known} of Imagenette's 10; `dataset: <folder>` would be its right name"
+        warnings.warn(text, stacklevel=3)
+        return
+    for split, n in expected.items():
+        if len(files[split]) != n:
+            raise ValueError(
+                f"{source}: {len(files[split])} {split} images, but Imagenette has {n}; fetch it again, "
+                "or give the folder itself as `dataset` if this is meant to be a part"
+            )
+
+
+def _stat(path):
+    try:
+        return path.stat()
+    except OSError:  # the preflight says what is wrong with it
+        return os.stat_result([0] * 10)
+
+
+def _listing(files, sums):
+    """Hash of names and sizes of the source files, and the time of the newest change, of the checksums too.
+
+    The time of a change of status counts as well: a file put in another's place can have an old date.
+    """
+    stats = [(name, _stat(path)) for split in files.values() for name, path, _ in split]
+    listing = stable_hash([(name, s.st_size) for name, s in stats])
+    times = [max(s.st_mtime, s.st_ctime) for s in [*(s for _, s in stats), *([_stat(sums)] if sums else [])]]
+    return listing, max(times)
+
+
+def _contents(files, checksums, *, progress):
+    """Hash of all source files' bytes."""
+    check = Preflight(checksums)
     every = [item for split in files.values() for item in split]
-    for name, path, _ in tqdm(every, unit="image", desc="check", disable=not progress, leave=False):
-        data = path.read_bytes()
-        digest.update(f"{name} {len(data)}\n".encode())
-        digest.update(data)
-        try:
-            Image.open(io.BytesIO(data)).close()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            raise ValueError(f"{path}: cannot be read as an image") from None
-    return digest.hexdigest()
+    for item in tqdm(every, unit="image", desc="check", disable=not progress, leave=False):
+        check.contents(*item)
+    return check.finish()
 
 
-def _is_current(folder, image_size, files, *, progress):
-    """Whether ``folder`` was prepared from just these files at this size. Cheap unless the files are newer
-    than it is."""
-    manifest = read_manifest(folder)
-    listing, newest = _listing(files)
-    if not manifest or manifest["image_size"] != image_size or manifest["origin"].get("listing") != listing:
-        return False
-    path = Path(folder) / "manifest.json"
-    if newest > path.stat().st_mtime:
-        if manifest["origin"]["contents"] != _contents(files, progress=progress):
-            return False
-        path.touch()
-    return True
-
-
-def prepare(source, folder, image_size=224, *, dataset="imagenette", progress=True):
+def prepare(source, folder, image_size=224, *, dataset="imagenette", expected=None, verified=False, progress=True):
     """Decode a train/val folder once into ``folder``; reuse what is there if it is complete and the source
     has not changed.
+
+    Every file is looked at on the way (:mod:`ctxnet.data.preflight`), and a source with anything wrong in it
+    is refused as a whole. Later calls read no file again unless a name, size or time of one has changed.
 
     Args:
         source: folder with ``train/<class>`` and ``val/<class>``, or a tar of it.
         folder: the prepared folder to make, e.g. ``data/imagenette-64``.
         image_size: side S of the square images, px, at least 8.
+        expected: number of images by split, such as ``COUNTS``, required of a source with Imagenette's classes.
+        verified: the files come from an archive whose hash was compared, so damage need not be guessed at.
 
     Returns:
         Prepared; classes are in the order of their folder names, WordNet ids of Imagenette given their
         English names.
 
     Raises:
-        ValueError, FileNotFoundError: one line that names the offending path.
+        ValueError, OSError: one line that names the offending path, and how many more there are.
     """
     if not isinstance(image_size, int) or image_size < 8:
         raise ValueError(f"image_size={image_size}: must be a whole number of pixels, at least 8")
     source = open_source(source, Path(folder).parent, progress=progress)
     classes, files = list_images(source)
+    if expected:
+        _check_classes(source, classes, files, expected)
+    checksums = read_checksums(source)
+    listing, newest = _listing(files, checksums[0])
+
+    def is_current(manifest):
+        wanted = (image_size, dataset, listing)
+        if (manifest["image_size"], manifest["dataset"], manifest["origin"].get("listing")) != wanted:
+            return False
+        path, now = Path(folder) / "manifest.json", time.time()
+        if newest > path.stat().st_mtime:
+            if manifest["origin"]["contents"] != _contents(files, checksums, progress=progress):
+                return False
+            os.utime(path, (now, now))  # the time before the look, so that a change during it is seen next time
+        return True
+
     with one_preparer(folder):
-        if _is_current(folder, image_size, files, progress=progress):
-            return load_prepared(folder)
-        origin = {"listing": _listing(files)[0], "contents": _contents(files, progress=progress)}
+        if found := reuse(folder, is_current):
+            return found
+        check = Preflight(checksums, trusted=verified)
+        blank = np.zeros((image_size, image_size, 3), np.uint8)
         total = sum(len(split) for split in files.values())
         with tqdm(total=total, unit="image", desc=f"prepare {Path(folder).name}", disable=not progress) as bar:
 
             def images(split):
-                for _, path, _ in files[split]:
-                    yield read_image(path, image_size)
+                for item in files[split]:
+                    image = check.image(*item)
+                    yield _square(image, image_size) if image else blank  # go on, to count what is wrong
                     bar.update()
 
-            splits = {s: ([f[0] for f in files[s]], [f[2] for f in files[s]], images(s)) for s in files}
-            names = [CLASSES.get(c, c) for c in classes]
             return save_prepared(
-                folder, dataset=dataset, image_size=image_size, classes=names, splits=splits, origin=origin
+                folder,
+                dataset=dataset,
+                image_size=image_size,
+                classes=[CLASSES.get(c, c) for c in classes],
+                splits={s: ([f[0] for f in files[s]], [f[2] for f in files[s]], images(s)) for s in files},
+                origin=lambda: {"listing": listing, "contents": check.finish()},
             )

@@ -6,47 +6,32 @@ from functools import partial
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import Learner, Recorder
-from fastai.losses import CrossEntropyLossFlat
+from fastai.learner import Recorder
 from fastai.optimizer import OptimWrapper, ranger
 from tqdm.auto import tqdm
 
+from .lean import LeanLearner
+
 
 class Bookkeeper(Callback):
-    """Mean losses, top-1 and predictions of the last epoch, kept on the device and read once per epoch.
+    """Mean losses, top-1, labels and predictions of the last epoch, read from the device once per split.
 
     A loss that is not finite ends the epoch there and is left in ``failure``.
     """
 
     order = 60
-
     failure = None
-
-    def before_train(self):
-        self.loss_sum, self.count = 0.0, 0
-
-    def before_validate(self):
-        self.loss_sum, self.count, self.outputs, self.targets = 0.0, 0, [], []
-
-    def after_loss(self):
-        size = len(self.learn.yb[0])
-        self.loss_sum = self.loss_sum + self.learn.loss_grad.detach() * size
-        self.count += size
-        if not self.learn.training:
-            self.outputs.append(self.learn.pred.argmax(1))
-            self.targets.append(self.learn.yb[0])
 
     def after_train(self):
         self.train_loss = self._mean_loss("training")
 
     def after_validate(self):
         self.valid_loss = self._mean_loss("validation")
-        self.predicted = torch.cat([o.cpu() for o in self.outputs])
-        self.labels = torch.cat([t.cpu() for t in self.targets])
+        self.labels, self.predicted = self.learn.sums.labels(), self.learn.sums.predicted()
         self.top1 = float((self.predicted == self.labels).double().mean())
 
     def _mean_loss(self, what):
-        loss = float(self.loss_sum) / max(self.count, 1)
+        loss = self.learn.sums.mean_loss()
         if not math.isfinite(loss):
             self.failure = f"{what} loss is {loss}"
             raise CancelFitException  # fastai would wrap any other error in lines of its own
@@ -74,8 +59,8 @@ class RunProgress(Callback):
 
 def build_learner(model, dls, protocol, *, cbs=()):
     """A Learner on ``protocol.device`` with the protocol's optimiser, channels-last weights, and a ``Bookkeeper``."""
-    learner = Learner(
-        dls, model.to(protocol.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat(),
+    learner = LeanLearner(
+        dls, model.to(protocol.device, memory_format=torch.channels_last), loss_func=torch.nn.CrossEntropyLoss(),
         opt_func=_optimizer(protocol),
         cbs=[Bookkeeper(), *cbs],
     )
