@@ -102,6 +102,80 @@ def test_optimiser_has_momentum_and_weight_decay(project):
     assert seen["momentum"] == 0.9 and seen["weight_decay"] == 1e-4 and seen["lr"] == 0.03
 
 
+def test_bfloat16_is_close_to_float32_and_keeps_float32_weights(project):
+    from ctxnet.tensors import load_tensors
+
+    results = {}
+    for precision in ("float32", "bf16"):
+        protocol = toy(project, name=precision, precision=precision, epochs=1, decay_epochs=[])
+        results[precision] = run(protocol, "resnet50_perm1", root=project, progress=False)
+    losses = [(r.folder / "history.csv").read_text().splitlines()[1].split(",") for r in results.values()]
+    assert float(losses[0][2]) == pytest.approx(float(losses[1][2]), rel=0.05) and losses[0][2] != losses[1][2]
+    weights, _ = load_tensors(results["bf16"].folder / "weights.safetensors")
+    assert all(w.dtype == torch.float32 for name, w in weights.items() if name.endswith("weight"))
+
+
+def test_compiled_equals_eager(project):
+    histories = []
+    for backend in ("", "aot_eager"):
+        protocol = toy(project, name=f"compiled{backend}", compile=backend, epochs=1, decay_epochs=[])
+        folder = run(protocol, "resnet18", root=project, progress=False).folder
+        histories.append(np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1))
+    assert np.allclose(*histories, rtol=1e-4)
+
+
+def test_compiling_nothing_is_no_compiling(monkeypatch):
+    from torch._dynamo.utils import counters
+
+    from ctxnet.training.learner import require_graphs
+
+    monkeypatch.setitem(counters, "stats", {"unique_graphs": 0})
+    with pytest.raises(RuntimeError, match="nothing|no part of the network was compiled"):
+        require_graphs()
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 16, 16)])
+def test_lean_steps_equal_those_of_fastai(shape):
+    """Same weights after an epoch as with fastai's own Learner, and callbacks see the same events in the same order."""
+    from fastai.callback.core import Callback, CancelBatchException, event
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
+
+    from ctxnet.training.lean import LeanLearner
+
+    class Watch(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def after_loss(self):
+            if self.training and self.iter == 1:
+                raise CancelBatchException
+
+    for name in ("before_fit", "before_epoch", "before_train", "before_batch", "after_pred", "before_backward",
+                 "before_step", "after_step", "after_cancel_batch", "after_batch", "after_train", "before_validate",
+                 "after_validate", "after_epoch", "after_fit"):  # fmt: skip
+        assert hasattr(event, name)
+        setattr(Watch, name, lambda self, name=name: self.seen.append((name, self.learn.training)))
+
+    torch.manual_seed(0)
+    batches = [(torch.randn(shape), torch.randint(0, 3, shape[:1])) for _ in range(4)]
+    weights, seen = [], []
+    for kind in (Learner, LeanLearner):
+        torch.manual_seed(1)
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.LazyLinear(3))
+        model(batches[0][0])
+        watch = Watch()
+        sgd = lambda p, lr: OptimWrapper(p, torch.optim.SGD, lr=lr, momentum=0.9)  # noqa: E731
+        learner = kind(DataLoaders(batches, batches[:2]), model, torch.nn.CrossEntropyLoss(), opt_func=sgd, cbs=[watch])
+        with learner.no_bar(), learner.no_logging():
+            learner.fit(2, 0.1)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        seen.append(watch.seen)
+        assert learner.train_iter == 8 and learner.pct_train == pytest.approx(1.0)
+    assert torch.equal(*weights) and seen[0] == seen[1]
+
+
 def test_a_run_leaves_a_complete_deterministic_record(project):
     first = run(toy(project), "resnet50_perm1", root=project, progress=False)
     assert first.status == "finished" and first.folder == project / "results/quick/runs/resnet50_perm1/seed0"

@@ -70,16 +70,34 @@ def random_affines(n, *, min_crop, max_rotate, flip):
     return torch.stack(rows, 1)
 
 
-def _finish(batch, *, augmentation):
-    """After the batch is on its device: augment, normalise. ``augmentation``: arguments of
-    :func:`random_affines` or None."""
-    images, labels = batch
-    x = _planes(images)
-    if augmentation:
-        theta = random_affines(len(x), **augmentation).to(x.device)
-        grid = F.affine_grid(theta, x.shape, align_corners=False)
-        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return _standardise(x), labels
+class Finish:
+    """After a batch is on its device: augment, normalise, (B, S, S, 3) uint8 to (B, 3, S, S) float32.
+
+    The matrices of a whole epoch are drawn and brought to the device with its first batch, so that later batches
+    wait for nothing. They are drawn batch by batch, so that an epoch is the same whoever draws it.
+
+    Args:
+        sizes: images per batch of an epoch, in order; empty: no augmentation.
+        **augmentation: arguments of :func:`random_affines`.
+    """
+
+    def __init__(self, sizes=(), **augmentation):
+        self.sizes, self.augmentation, self.waiting = sizes, augmentation, []
+
+    def restart(self):
+        """To be called before an epoch: what a broken-off one has left is dropped."""
+        self.waiting = []
+
+    def __call__(self, batch):
+        images, labels = batch
+        x = _planes(images)
+        if self.sizes:
+            if not self.waiting:
+                drawn = [random_affines(size, **self.augmentation) for size in self.sizes]
+                self.waiting = list(torch.cat(drawn).to(x.device, non_blocking=True).split(self.sizes))[::-1]
+            grid = F.affine_grid(self.waiting.pop(), x.shape, align_corners=False)
+            x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        return _standardise(x), labels
 
 
 class Split:
@@ -100,7 +118,10 @@ def _same(item):
 
 
 def _gather(split, indices):
-    """(uint8 (B, S, S, 3), int64 (B,)) tensors of the items at ``indices``."""
+    """(uint8 (B, S, S, 3), int64 (B,)) tensors of the items at ``indices``, where the split's images are."""
+    if torch.is_tensor(split.images):
+        chosen = torch.tensor(indices).to(split.images.device, non_blocking=True)
+        return split.images.index_select(0, chosen), split.labels.index_select(0, chosen)
     indices = np.asarray(indices)
     return torch.from_numpy(np.array(split.images[indices])), torch.from_numpy(split.labels[indices])
 
@@ -127,7 +148,7 @@ def _check(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, work
         raise ValueError("the probe set's label is geometry: it needs min_crop=1.0, max_rotate=0.0 and flip=False")
 
 
-def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers, seed):
+def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers, seed, resident=None):
     """fastai ``DataLoaders`` over a :class:`~ctxnet.data.Prepared`.
 
     A batch is x float32 (B, 3, S, S), ImageNet-normalised, and y int64 (B,). Training is shuffled,
@@ -144,6 +165,8 @@ def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, wor
         max_rotate: degrees, 0…180.
         flip: mirror left-right with probability ½.
         workers: processes that gather batches; 0 gathers in this one.
+        resident: a device, such as "cuda", that all images are copied to first (uint8, 3·S² bytes each); batches are
+            then gathered there, and ``workers`` must be 0. None: they stay on disk, behind a memory map.
 
     Raises:
         ValueError: an argument out of range, or augmentation asked for on the probe set.
@@ -153,24 +176,34 @@ def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, wor
 
     augmentation = {"min_crop": min_crop, "max_rotate": max_rotate, "flip": flip}
     _check(prepared, image_size=image_size, batch_size=batch_size, workers=workers, **augmentation)
-    if min_crop == 1 and max_rotate == 0 and not flip:
-        augmentation = None
+    if resident and workers:
+        raise ValueError(f"workers={workers}: images that lie on {resident} are gathered there; nearest valid value: 0")
+    steps = len(prepared.train_ids) // batch_size
+    plain = min_crop == 1 and max_rotate == 0 and not flip
+    finish = Finish() if plain else Finish([batch_size] * steps, **augmentation)
 
-    def loader(split, *, train):
+    # partial: fastai would bind a plain method to the loader
+    hooks = {"before_iter": partial(Finish.restart, finish), "after_batch": finish}
+
+    def loader(images, labels, ids, *, train):
+        split = Split(images, labels, ids)
+        if resident:
+            split.images = torch.from_numpy(np.array(images)).to(resident)
+            split.labels = torch.from_numpy(labels).to(resident)
         return DataLoader(
             split,
             bs=batch_size,
             shuffle=train,
             drop_last=train,
             num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and not resident,
             create_item=_same,  # items stay indices until the whole batch is gathered
             do_batch=partial(_gather, split),
-            after_batch=partial(_finish, augmentation=augmentation if train else None),
+            **(hooks if train else {"after_batch": Finish()}),
         )
 
-    train = loader(Split(prepared.train_images, prepared.train_labels, prepared.train_ids), train=True)
-    valid = loader(Split(prepared.valid_images, prepared.valid_labels, prepared.valid_ids), train=False)
+    train = loader(prepared.train_images, prepared.train_labels, prepared.train_ids, train=True)
+    valid = loader(prepared.valid_images, prepared.valid_labels, prepared.valid_ids, train=False)
     train.rng, valid.rng = random.Random(seed), random.Random(seed)
     dls = DataLoaders(train, valid)
     dls.vocab, dls.c = list(prepared.classes), len(prepared.classes)

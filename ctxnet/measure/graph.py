@@ -138,17 +138,22 @@ def blank_input(model, input_size):
 
 @contextmanager
 def evaluating(model):
-    """Eval mode without attention's fused inference path, which has no parts to look into; restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Eval mode without compiled calls and attention's fused inference path, which have no parts to look into.
+
+    Everything is as it was afterwards.
+    """
+    modes = [(module, module.training, module._compiled_call_impl) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         model.eval()
+        for module, _, _ in modes:
+            module._compiled_call_impl = None
         torch.backends.mha.set_fastpath_enabled(False)
         yield model
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes:
-            module.training = mode
+        for module, mode, compiled in modes:
+            module.training, module._compiled_call_impl = mode, compiled
 
 
 def first_tensor(output, layer):

@@ -46,8 +46,12 @@ def _listens(callback, event_name):
 class LeanLearner(Learner):
     """A Learner whose batches cost what they compute. ``sums`` holds those of the current split.
 
+    With ``bf16`` the network runs under bfloat16 autocast, its weights, loss and optimiser in float32.
+
     Callbacks are asked for their methods when they are added; a method given to one later is not called.
     """
+
+    bf16 = False
 
     def add_cb(self, cb):
         self._listeners = {}
@@ -97,7 +101,9 @@ class LeanLearner(Learner):
         self._call_one("after_batch")
 
     def _do_one_batch(self):
-        self.pred = self.model(*self.xb)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
+            self.pred = self.model(*self.xb)
+        self.pred = self.pred.float()
         self._call_one("after_pred")
         self.loss_grad = self.loss_func(self.pred, *self.yb)
         self.loss = self.loss_grad.detach()

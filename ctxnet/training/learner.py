@@ -65,6 +65,9 @@ def build_learner(model, dls, protocol, *, cbs=()):
         cbs=[Bookkeeper(), *cbs],
     )
     learner.remove_cbs([Recorder, ProgressCallback])
+    learner.bf16 = protocol.precision == "bf16"
+    if protocol.compile:
+        learner.model.compile(backend=protocol.compile)
     learner.create_opt()
     return learner
 
@@ -80,6 +83,18 @@ def _optimizer(protocol):
     return partial(OptimWrapper, opt=torch.optim.SGD, momentum=protocol.momentum, weight_decay=decay, fused=fused)
 
 
+def require_graphs():
+    """Refuse to go on if ``torch.compile`` has compiled nothing, which it does in silence for some containers.
+
+    Raises:
+        RuntimeError: naming the setting.
+    """
+    from torch._dynamo.utils import counters
+
+    if not counters["stats"]["unique_graphs"]:
+        raise RuntimeError("compile: no part of the network was compiled; nearest valid value: compile=''")
+
+
 def fit_epoch(learner, epoch, rate):
     """Train and validate once at a fixed learning rate; returns the learner's ``Bookkeeper``.
 
@@ -87,6 +102,8 @@ def fit_epoch(learner, epoch, rate):
         FloatingPointError: if the training or the validation loss is not finite.
     """
     learner.fit(1, lr=rate)
+    if learner.model._compiled_call_impl is not None:
+        require_graphs()
     if learner.bookkeeper.failure:
         raise FloatingPointError(
             f"{learner.bookkeeper.failure} in epoch {epoch}; nothing is recorded; lower learning_rate={rate:g}"

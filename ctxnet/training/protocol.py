@@ -33,6 +33,8 @@ class Protocol:
         schedule: "step" (``decay_epochs``) or "cosine" (to zero over the run).
         warmup_epochs: the rate rises to ``learning_rate`` over so many epochs first.
         drop_rate: share of the features before the classifier that dropout sets to zero.
+        precision: "float32", or "bf16" for bfloat16 autocast over float32 weights.
+        compile: backend of ``torch.compile`` ("inductor"); empty: none.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Protocol:
     schedule: str = "step"
     warmup_epochs: int = 0
     drop_rate: float = 0.0
+    precision: str = "float32"
+    compile: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,13 @@ class Measure:
     seed: int
 
 
-_CHOICES = {"device": ("cpu", "cuda"), "optimizer": ("sgd", "adamw", "ranger"), "schedule": ("step", "cosine")}
+_CHOICES = {
+    "device": ("cpu", "cuda"),
+    "optimizer": ("sgd", "adamw", "ranger"),
+    "schedule": ("step", "cosine"),
+    "precision": ("float32", "bf16"),
+    "compile": ("", "inductor", "aot_eager", "eager"),
+}
 _POSITIVE = ("image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "images")
 
 

@@ -123,6 +123,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
     dls = loaders(
         prepared, image_size=protocol.image_size, batch_size=protocol.batch_size, min_crop=protocol.min_crop,
         max_rotate=protocol.max_rotate, flip=protocol.flip, workers=protocol.workers, seed=seed,
+        resident="cuda" if protocol.device == "cuda" and not protocol.workers else None,
     )
     dls.to(torch.device(protocol.device))
     model = create_model(

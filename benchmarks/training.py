@@ -1,0 +1,131 @@
+"""Training, images per second: our Learner, a bare loop on our loader, fastai's defaults, timm's loader and optimiser.
+
+    python -m benchmarks.training [--device cuda --width 64 --size 224] [--rows resnet50 …]
+
+The first row is a tiny network, where what a loop costs besides computing shows. fastai: ``Learner`` as it comes, with
+its Recorder, accuracy and SGD, on ``ImageDataLoaders``. timm: ``create_loader`` and ``create_optimizer_v2`` in the
+order of its train.py. Both decode their JPEG files in every epoch, which is how they are used.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import ctxnet
+from benchmarks.common import interleaved, peak_memory, report
+from benchmarks.loaders import AUGMENTATION, fastai_loaders, write_images
+from ctxnet.data import imagenette, loaders
+from ctxnet.training import load_protocol
+from ctxnet.training.learner import build_learner, fit_epoch
+
+TINY, ROWS = "tiny", ("resnet50", "resnet50_perm5", "resnet50_random_dilated8")
+
+
+def network(name, *, width, size):
+    if name != TINY:
+        return ctxnet.create_model(name, num_classes=2, width=width, input_size=size)
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)]
+    return nn.Sequential(*layers)
+
+
+def bare(model, optimizer, batches, *, device):
+    """One epoch the way one writes it down; the loss is read once, at its end."""
+    loss_function, total = nn.CrossEntropyLoss(), 0.0
+    model.train()
+    for x, y in batches:
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        loss = loss_function(model(x), y)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        total = total + loss.detach()
+    return float(total)
+
+
+def timm_loader(folder, *, size, batch, workers, device):
+    from timm.data import create_dataset, create_loader
+
+    return create_loader(
+        create_dataset("", root=folder / "train"), (3, size, size), batch, is_training=True, scale=(0.35, 1.0),
+        color_jitter=0, num_workers=workers, device=torch.device(device), use_prefetcher=device == "cuda",
+        persistent_workers=False,
+    )  # fmt: skip
+
+
+def cases(name, prepared, folder, args, protocol):
+    """{case: callable that trains one epoch}, each with its own copy of the network."""
+    from fastai.vision.all import SGD, Learner, accuracy
+    from timm.optim import create_optimizer_v2
+
+    device = args.device
+    common = {"image_size": args.size, "batch_size": args.batch, "workers": 0, "seed": 0, **AUGMENTATION}
+    resident = "cuda" if device == "cuda" else None
+
+    def model():
+        made = network(name, width=args.width, size=args.size)
+        return made.to(device, memory_format=torch.channels_last)
+
+    dls = loaders(prepared, resident=resident, **common)
+    dls.to(torch.device(device))
+    ours = build_learner(model(), dls, protocol)
+    plain, plain_dls = model(), loaders(prepared, resident=resident, **common)
+    plain_dls.to(torch.device(device))
+    sgd = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, fused=device == "cuda")
+    theirs = fastai_loaders(folder, size=args.size, batch=args.batch, workers=args.workers, device=device)
+    default = Learner(theirs, network(name, width=args.width, size=args.size), metrics=accuracy, opt_func=SGD)
+    timms, timm_batches = model(), timm_loader(
+        folder, size=args.size, batch=args.batch, workers=args.workers, device=device
+    )  # fmt: skip
+    timm_sgd = create_optimizer_v2(timms, "momentum", lr=0.01, weight_decay=1e-4, momentum=0.9)
+
+    def fit_default():
+        with default.no_bar(), default.no_logging():
+            default.fit(1, 0.01)
+
+    return {
+        "ours": lambda: fit_epoch(ours, 0, 0.01),
+        "bare": lambda: bare(plain, sgd, plain_dls.train, device=device),
+        "fastai": fit_default,
+        "timm": lambda: bare(timms, timm_sgd, timm_batches, device=device),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--images", type=int, default=640)
+    parser.add_argument("--workers", type=int, default=0, help="of fastai's and timm's loaders")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", nargs="*", default=[TINY, *ROWS])
+    args = parser.parse_args()
+    protocol = load_protocol("quick", Path(__file__).parents[1] / "params.yaml")
+    protocol = dataclasses.replace(protocol, device=args.device, image_size=args.size, batch_size=args.batch)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_images(Path(scratch) / "pictures", args.images)
+        prepared = imagenette.prepare(folder, Path(scratch) / "set", args.size, dataset="noise", progress=False)
+        for name in args.rows:
+            calls = cases(name, prepared, folder, args, protocol)
+            seconds = interleaved(calls, repeats=args.repeats, device=args.device)
+            rates = {case: args.images / value for case, value in seconds.items()}
+            ratios = [seconds["ours"] / seconds["bare"], rates["ours"] / rates["fastai"], rates["ours"] / rates["timm"]]
+            rows.append([name, *(round(rates[case]) for case in calls), *ratios])
+    header = ["row", *(f"{case} img/s" for case in calls), "time ÷ bare", "÷ fastai", "÷ timm"]
+    notes = [
+        f"{args.size} px, width {args.width}, batch {args.batch}, float32, {args.workers} processes for fastai's and timm's "
+        f"loaders, medians of {args.repeats} epochs of {args.images} images. Ours validates 20 images besides. Peak memory "
+        f"{peak_memory(args.device):.1f} GiB."
+    ]
+    report("training", header, rows, device=args.device, notes=notes)
+
+
+if __name__ == "__main__":
+    main()
