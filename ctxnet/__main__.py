@@ -1,4 +1,4 @@
-"""The command line: ``python -m ctxnet list | train | measure | report``. Every command is a call of the package."""
+"""The command line: ``python -m ctxnet list | train | measure | report | compare | atlas``. Each calls the package."""
 
 import argparse
 import dataclasses
@@ -41,6 +41,27 @@ def _train(args):
         print(f"{record['variant']} seed {record['seed']}: top-1 {record['top1']:.2%} of {record['n']}; {result.folder}")
 
 
+def _campaign(args):
+    from .training import campaign, load_protocol, plan
+
+    protocol = load_protocol(args.protocol, args.params)
+    if args.device:
+        protocol = dataclasses.replace(protocol, device=args.device)
+    chosen = {"root": args.root, "rows": args.rows, "seeds": args.seeds}
+    if not args.dry_run:
+        _, failed = campaign(protocol, **chosen, max_minutes=args.max_minutes, progress=not args.quiet)
+        if failed:
+            raise RuntimeError(f"{len(failed)} runs failed: {', '.join(f'{row} seed {seed}' for row, seed in failed)}")
+        return
+    jobs = plan(protocol, **chosen)
+    print(f"{'row':32}{'seed':>5}{'epochs':>10}{'minutes':>9}")
+    for job in jobs:
+        minutes = "?" if job.minutes is None else f"{job.minutes:.1f}"
+        print(f"{job.variant:32}{job.seed:5}{f'{job.epochs}/{job.of}':>10}{minutes:>9}  {job.basis}")
+    known = sum(job.minutes or 0 for job in jobs)
+    print(f"{sum(job.minutes != 0 for job in jobs)} of {len(jobs)} runs to do, {known:.0f} minutes")
+
+
 def _measure(args):
     from .training import measure_variant
 
@@ -55,6 +76,30 @@ def _report(args):
         from .report.tables import write_overview
 
         write_overview(args.readme, args.protocol, args.root)
+
+
+def _atlas(args):
+    from .atlas import ROWS, measure_rows
+
+    if args.list:
+        print("\n".join(f"{name:32}{row.family:14}{row.label}" for name, row in ROWS.items()))
+        return
+    measured, kept, failed = measure_rows(
+        args.names, root=args.root, weights=args.weights, pretrained=args.pretrained, input_size=args.input_size,
+        progress=not args.quiet,
+    )
+    from .report.atlas import write_figures
+
+    *_, overview = write_figures(args.root, None if args.redraw else measured)
+    print(overview.parent / "atlas.csv")
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(measured) + len(kept) + len(failed)} not measured: {', '.join(failed)}")
+
+
+def _compare(args):
+    from .report.tables import comparison
+
+    print(comparison(args.protocol, args.a, args.b, args.root))
 
 
 def build_parser():
@@ -78,6 +123,15 @@ def build_parser():
     sub.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
+    sub_campaign = command("campaign", _campaign, "Run the next unfinished rows and seeds of a protocol inside a time box.")
+    sub_campaign.add_argument("--protocol", required=True, help="a group of params.yaml")
+    sub_campaign.add_argument("--rows", nargs="+", help="only these")
+    sub_campaign.add_argument("--seeds", nargs="+", type=int, help="only these")
+    sub_campaign.add_argument("--max-minutes", type=float, help="stop cleanly when the next epoch would not end in time")
+    sub_campaign.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
+    sub_campaign.add_argument("--dry-run", action="store_true", help="print the plan with minutes per run")
+    sub_campaign.add_argument("--quiet", action="store_true", help="no progress bar")
+
     sub_measure = command("measure", _measure, "Measure RF, ERF and mean distance of a full-size network at initialisation.")
     sub_measure.add_argument("--variant", required=True, help="a name from `list`")
 
@@ -85,7 +139,26 @@ def build_parser():
     sub_report.add_argument("--protocol", required=True, help="a group of params.yaml")
     sub_report.add_argument("--readme", help="also renew the table of rows in this Markdown file")
 
-    for each in (sub, sub_measure, sub_report):
+    sub_atlas = command("atlas", _atlas, "Measure the context of every known architecture, or of those named, once.")
+    sub_atlas.add_argument(
+        "names", nargs="*", metavar="name",
+        help="a row of --list, a timm or torchvision name (timm:resnet50), or path/to/file.py:function, whose code is run",
+    )  # fmt: skip
+    sub_atlas.add_argument("--weights", help="file of weights (.safetensors, .pth) for the one network named")
+    sub_atlas.add_argument("--pretrained", action="store_true", help="the library's weights, where they can be downloaded")
+    sub_atlas.add_argument("--input-size", type=int, help="side of the input in pixels instead of the network's own")
+    sub_atlas.add_argument("--redraw", action="store_true", help="draw all figures again")
+    sub_atlas.add_argument("--list", action="store_true", help="show the rows and stop")
+    sub_atlas.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub_atlas.add_argument("--root", default=".", help="folder that holds results")
+
+    sub_compare = command("compare", _compare, "Say whether two rows differ, by their finished runs: A minus B.")
+    sub_compare.add_argument("a", metavar="A", help="a name from `list`")
+    sub_compare.add_argument("b", metavar="B", help="another one, of the same protocol")
+    sub_compare.add_argument("--protocol", help="a group of params.yaml; small unless told")
+    sub_compare.add_argument("--root", default=".", help="folder that holds params.yaml and results")
+
+    for each in (sub, sub_campaign, sub_measure, sub_report):
         each.add_argument("--root", default=".", help="folder that holds params.yaml, data and results")
         each.add_argument("--params", default="params.yaml", help="settings file")
     return parser

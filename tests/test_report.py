@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import markupsafe
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ import torch
 from ctxnet.files import sha256, write_csv, write_json, write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import figures, html, records, statistics, tables
+from ctxnet.report import claims, figures, html, records, tables
 
 REPO = Path(__file__).parents[1]
 ROWS = [name for _, rows in tables.TABLES.values() for name in rows]
@@ -55,8 +56,11 @@ def fake_profile(variant, side, seed):
     )
 
 
-def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True):
-    """Write made-up results under ``root``, in the layout that training and measuring leave."""
+def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True, accuracy=None):
+    """Write made-up results under ``root``, in the layout that training and measuring leave.
+
+    ``accuracy``: variant -> chance of a right answer, instead of one that rises with the row's place.
+    """
     shutil.copy(REPO / "params.yaml", root / "params.yaml")
     for number, variant in enumerate(dict.fromkeys(variants)):
         if measured:
@@ -66,9 +70,10 @@ def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True):
         for seed in seeds:
             rng = np.random.default_rng([number, seed])
             folder = root / "results" / protocol / "runs" / variant / f"seed{seed}"
-            fake_profile(variant, 32, number + 100).save(folder / "context.npz")
+            fake_profile(variant, 32, number + 100 * (seed + 1)).save(folder / "context.npz")
             labels = np.arange(N) % 10
-            predicted = np.where(rng.random(N) < 0.5 + 0.01 * number, labels, (labels + 1) % 10)
+            chance = (accuracy or {}).get(variant, 0.5 + 0.01 * number)
+            predicted = np.where(rng.random(N) < chance, labels, (labels + 1) % 10)
             top1 = float((labels == predicted).mean())
             names = [f"val/{i:04d}" for i in range(N)]
             write_csv(
@@ -117,43 +122,6 @@ def full(tmp_path_factory):
 def empty(tmp_path):
     shutil.copy(REPO / "params.yaml", tmp_path / "params.yaml")
     return tmp_path
-
-
-# ---- statistics -------------------------------------------------------------------------------------------
-
-
-def test_wilson_interval_against_a_textbook_value():
-    low, high = statistics.wilson_interval(81, 263)  # Newcombe 1998, table I: 0.2553, 0.3662
-    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert statistics.wilson_interval(0, 10)[0] < 1e-9 and statistics.wilson_interval(10, 10)[1] > 1 - 1e-9
-    with pytest.raises(ValueError, match="correct=11, n=10"):
-        statistics.wilson_interval(11, 10)
-
-
-def test_mcnemar_is_the_exact_binomial_test():
-    stats = pytest.importorskip("scipy.stats")
-    for a, b in [(0, 0), (1, 0), (5, 9), (30, 12), (400, 460)]:
-        expected = stats.binomtest(a, a + b).pvalue if a + b else 1.0
-        assert math.isclose(statistics.mcnemar(a, b), expected, rel_tol=1e-9)
-
-
-def test_mean_interval_uses_students_t():
-    stats = pytest.importorskip("scipy.stats")
-    for n in (2, 5, 10, 11, 40):
-        values = list(np.random.default_rng(n).random(n))
-        expected = stats.t.interval(0.95, n - 1, np.mean(values), stats.sem(values))
-        assert np.allclose(statistics.mean_interval(values), expected, atol=2e-4)
-
-
-def test_compare_is_paired_and_refuses_other_images(full):
-    a, b = (records.load_predictions("small", name, root=full) for name in ("resnet50_perm1", "resnet50"))
-    pair = statistics.compare(a, b)
-    top1 = records.load_records("small", full).set_index("variant")["top1"]
-    assert math.isclose(pair["difference"], top1["resnet50_perm1"] - top1["resnet50"])
-    assert pair["low"] < pair["difference"] < pair["high"]
-    assert statistics.compare(a, a)["p"] == 1
-    with pytest.raises(ValueError, match="same images"):
-        statistics.compare(a, b.iloc[1:])
 
 
 # ---- records ----------------------------------------------------------------------------------------------
@@ -242,7 +210,41 @@ def test_table_values(full):
 def test_several_seeds_give_an_interval_over_seeds(tmp_path):
     fabricate(tmp_path, ["resnet50"], seeds=(0, 1, 2), measured=False)
     row = tables.table("4.1", "small", tmp_path).iloc[0]
-    assert row["seeds"] == 3 and row["interval_over"] == "seeds" and row["low"] < row["top1"] < row["high"]
+    assert row["seeds"] == 3 and row["interval_over"] == "seeds and images" and row["low"] < row["top1"] < row["high"]
+
+
+def test_marks_need_three_seeds_of_both_rows_and_survive_holm(tmp_path):
+    accuracy = dict.fromkeys(ROWS, 0.5) | {"resnet50_perm1": 0.8, "resnet50_perm3": 0.8}
+    fabricate(tmp_path, tables.TABLES["4.1"][1], seeds=(0, 1, 2, 3), measured=False, accuracy=accuracy)
+    for seed in (2, 3):  # leaves perm3 two
+        shutil.rmtree(records.run_folder("small", "resnet50_perm3", seed, tmp_path))
+    frame = tables.table("4.1", "small", tmp_path).set_index("variant")
+    assert list(frame["p"].notna()) == [False, True, False, True]
+    assert frame.loc["resnet50_perm1", "p_holm"] == min(1, 2 * frame.loc["resnet50_perm1", "p"]) < 0.05
+    text = tables.markdown("4.1", "small", tmp_path)
+    (marked,) = [line for line in text.splitlines() if line.startswith("|") and "*" in line]
+    assert "1 permutation " in marked and "Holm's correction for 2 tests" in text and "† One seed" not in text
+    words = tables.readings("4.1", "small", tmp_path).splitlines()
+    assert words[0].endswith("better.") and "too few seeds: 2 and 4" in words[1] and words[2].endswith("shown.")
+    note = "Fewer than 3 seeds for all rows but resnet50, resnet50_perm1, resnet50_perm5"
+    assert note in html.build_report("small", tmp_path).read_text(encoding="utf-8")
+
+
+def test_one_seed_is_said_to_cover_images_only_and_never_tested(full):
+    text = tables.markdown("4.1", "small", full)
+    assert text.count("†") == 5 and "the choice of images and nothing else" in text and "No difference is tested" in text
+    assert " † |" in tables.overview("small", full)
+    assert tables.readings("4.1", "small", full).count("too few seeds: 1 and 1") == 3
+
+
+def test_answers_that_disagree_with_their_record_are_refused(tmp_path):
+    fabricate(tmp_path, ["resnet50"], seeds=(0, 1), measured=False)
+    folder = records.run_folder("small", "resnet50", 0, tmp_path)
+    record = json.loads((folder / "record.json").read_text())
+    write_record(folder, record | {"top1": record["top1"] / 2})
+    with pytest.raises(records.BadRecord, match="resnet50 seed 0: predictions.csv gives") as caught:
+        tables.table("4.1", "small", tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_protocols_are_never_mixed(tmp_path):
@@ -270,20 +272,92 @@ def test_missing_rows_are_named_with_the_command(tmp_path):
     assert "No record yet: resnet50_perm1" in text and "dvc repro report@small" in text and "90.52" in text
 
 
-def test_claims_and_context(full, empty):
-    claims = tables.claims("small", full)
-    assert set(claims["a"]) | set(claims["b"]) <= set(VARIANTS)
-    assert (
-        claims["ours"].notna().all()
-        and (claims["low"] <= claims["ours"]).all()
-        and claims["p"].between(0, 1).all()
-    )
-    clear = claims.loc[claims["thesis_reading"] != "within noise", "a"]
-    assert set(clear) == {"resnet50_dilated4", "convnext_tiny", "vit_base_patch16_224"}
-    assert (tables.claims("small", empty)["reading"] == "no record yet").all()
+def test_context(full, empty):
     context = tables.context("small", full)
     assert context["initial_1"].between(0, 1).all() and context["covered"].notna().all()
     assert len(tables.context_cells("small", empty)[1]) == len(context)
+
+
+# ---- claims -----------------------------------------------------------------------------------------------
+
+
+def verdicts(root):
+    return claims.evaluate(claims.parts("small", root)).set_index("claim")
+
+
+def test_claims_name_rows_of_the_thesis():
+    assert len({claim.text for claim in claims.CLAIMS}) == len(claims.CLAIMS) >= 9
+    assert {name for claim in claims.CLAIMS for pair in claim.pairs for name in pair} <= set(ROWS)
+    assert {claim.side for claim in claims.CLAIMS} == {"above", "below"}
+    assert len(claims.OTHER_RESNETS) == 15
+
+
+def test_every_claim_is_open_with_one_seed_or_none(full, empty):
+    for root in (full, empty):
+        found = verdicts(root)
+        assert (found["verdict"] == "open").all() and found["p"].isna().all()
+        assert found["reason"].str.startswith("too few seeds").all()
+        header, rows = claims.cells("small", root)
+        assert len(rows) == len(claims.CLAIMS) and all(len(row) == len(header) for row in rows)
+    assert set(claims.parts("small", full)["reading"]) == {"too few seeds"}
+    thesis = claims.parts("small", empty).drop_duplicates(["a", "b"])
+    clear = thesis[thesis["thesis"].abs() > thesis["thesis_noise"]]
+    assert {"resnet50_dilated4", "convnext_tiny", "vit_base_patch16_224"} <= set(clear["a"]) | set(clear["b"])
+
+
+def test_claims_hold_fail_and_stay_open_as_the_records_say(tmp_path):
+    accuracy = dict.fromkeys(ROWS, 0.5) | {"resnet50_dilated4": 0.1, "resnet50_inserted_dilated8": 0.9}
+    accuracy |= {f"resnet50_perm{k}_attn": 0.1 for k in (1, 3, 5)} | {"resnet50_perm3_enc": 0.95}
+    accuracy |= {"convnext_tiny": 0.95, "hrnet_w18": 0.75, "vit_base_patch16_224": 0.2}
+    fabricate(tmp_path, seeds=(0, 1, 2, 3, 4), measured=False, accuracy=accuracy)
+    found = verdicts(tmp_path)
+    assert found.loc["Dilating the 3×3 itself hurts", "verdict"] == "holds"
+    assert found.loc["One with d = 8 hurts", "verdict"] == "does not hold"
+    assert found.loc["Attention does not help", "verdict"] == "holds"  # every k is far below
+    assert found.loc["The encoding does not help", "verdict"] == "does not hold"  # one k is enough
+    assert found.loc["ConvNeXt > HRNet > ResNet-50 > ViT", "verdict"] == "holds"
+    assert found.loc["Random dilated with d = 8 is the best of all", "verdict"] == "does not hold"
+    assert found.loc["More permutations are worse", "verdict"] == "open"  # equal in truth
+    tested = found["p"].dropna()
+    assert (found.loc[tested.index, "p_holm"] >= tested).all()
+    assert (found["verdict"] != "open").equals(found["p_holm"] <= 0.05)
+    assert "**holds**" in claims.markdown("small", tmp_path)
+
+    for seed in (2, 3, 4):  # two seeds left: no part that needs this row is tested any more
+        shutil.rmtree(records.run_folder("small", "hrnet_w18", seed, tmp_path))
+    row = verdicts(tmp_path).loc["ConvNeXt > HRNet > ResNet-50 > ViT"]
+    assert row["verdict"] == "open" and row["reason"] == "too few seeds for 2 of 3 comparisons"
+
+
+def test_not_helping_takes_an_interval_below_the_margin_and_not_a_large_p():
+    """Equal rows: with a scatter of 2 points nothing is shown; with almost none the gain is below 0.5 points."""
+    claim = next(c for c in claims.CLAIMS if c.text == "Attention does not help")
+    for scatter, reading in [(0.02, "not clear"), (0.0005, "shown")]:
+        values = 0.5 + scatter * np.array([-1.0, 0.0, 1.0, 0.5, -0.5])
+        found = claims.statistics.compare_values(values, values[::-1])
+        part = claims._part(found, claim.side, claim.bound)
+        assert part["reading"] == reading and (part["high"] < claims.MARGIN) == (reading == "shown")
+
+
+def test_context_of_trained_networks_is_tested_over_seeds(tmp_path):
+    names = ["resnet50", "resnet50_perm1", "resnet50_perm5"]
+    fabricate(tmp_path, names, seeds=(0, 1, 2), measured=False)
+    part = claims.parts("small", tmp_path).query("quantity == 'early'").iloc[0]
+    seen = records.load_records("small", tmp_path)
+    means = [np.mean(claims.early_distances("small", name, seen, tmp_path)) for name in names[1::-1]]
+    assert math.isclose(part["ours"], 100 * (means[0] - means[1])) and part["reading"] == "shown"
+    assert part["seeds_a"] == part["seeds_b"] == 3 and math.isnan(part["thesis"])
+
+
+def test_claims_are_written_in_full_and_byte_stable(full):
+    path = claims.write_claims("small", full)
+    before = path.read_bytes()
+    assert claims.write_claims("small", full).read_bytes() == before
+    with open(path, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == sum(len(claim.pairs) for claim in claims.CLAIMS)
+    assert {row["claim_verdict"] for row in rows} == {"open"}
+    path.unlink()  # the tables' test counts files
 
 
 # ---- figures ----------------------------------------------------------------------------------------------
@@ -337,6 +411,7 @@ def test_report_is_one_self_contained_page(full):
     assert page.count("<img ") == 3 and "data:image/svg+xml" in page and "data:image/png" in page
     assert all(f'alt="{figures.FIGURES[n].alt}"' in page for n in ("4.1", "4.10"))
     assert "Figure 4.2</b> has not been drawn yet" in page
+    assert all(markupsafe.escape(claim.text) in page for claim in claims.CLAIMS)
     assert "One seed per row" in page and "no machine, 1 cores" in page and "0000000000" in page
     assert path.stat().st_size < 10e6
     html.build_report("small", full)

@@ -1,5 +1,6 @@
 """How much context the layers of a model have (receptive field) and use (effective receptive field)."""
 
+from ctxnet.measure.calibration import calibrate
 from ctxnet.measure.distance import mean_distance
 from ctxnet.measure.effective import effective_receptive_field, residual_blocks, summed_erf
 from ctxnet.measure.profile import ContextProfile, context_profile
@@ -7,6 +8,7 @@ from ctxnet.measure.receptive_field import check_receptive_field, receptive_fiel
 
 __all__ = [
     "ContextProfile",
+    "calibrate",
     "check_receptive_field",
     "context_profile",
     "effective_receptive_field",

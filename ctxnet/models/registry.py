@@ -6,6 +6,7 @@ import sys
 import torch
 
 from ..naming import require_known, unknown_name
+from .cifar import create_cifar
 from .comparison import create_comparison
 from .resnet import ResNet
 from .variants import VARIANTS
@@ -31,7 +32,8 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
         name: one of ``list_models()``.
         num_classes: outputs of the classifier.
         seed: decides the initial weights and all random positions; the global generators are left alone.
-        width: channels of the first stage; 64 is full size, 16 a quarter of every channel count.
+        width: channels of the first stage; 64 is full size, 16 a quarter of every channel count. (So full size is 64
+            also for the nets for 32×32 pixels, whose first stage then has 16 channels.)
         input_size: side of the square input in pixels: ViT's grid needs it, and it lets a ``d`` larger than the map
             be refused. ResNets accept any other size afterwards.
         drop_rate: share of the features before the classifier that dropout sets to zero in training.
@@ -49,7 +51,10 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
         if isinstance(variant.arch, str):
             if overrides or pretrained:
                 given = ", ".join(overrides) or "pretrained"
-                raise ValueError(f"{name} comes from timm and has no context slot: it takes no {given}; use a resnet row")
+                origin = "is a net for 32×32 pixels" if variant.arch.startswith("cifar_") else "comes from timm"
+                raise ValueError(f"{name} {origin} and has no context slot: it takes no {given}; use a row from resnet18 on")
+            if variant.arch.startswith("cifar_"):
+                return create_cifar(variant.arch, num_classes=num_classes, width=width, drop_rate=drop_rate)
             return create_comparison(
                 variant.arch, num_classes=num_classes, width=width, input_size=input_size, drop_rate=drop_rate
             )

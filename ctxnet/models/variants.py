@@ -13,7 +13,7 @@ class Variant:
 
     Attributes:
         label: what tables and figures print.
-        arch: depth of a ResNet, or the name of a timm model.
+        arch: depth of a ResNet, the name of a timm model, or ``cifar_`` and the name of a network for 32×32 pixels.
         table: table of the thesis ("4.1" … "4.6"), or "" for the baseline and rows that are not in the thesis.
         thesis_top1: accuracy on the validation set in percent, or None.
         thesis_params: parameters in millions as printed in the thesis, or None.
@@ -75,4 +75,12 @@ VARIANTS = {
     "resnet34": Variant("ResNet-34", 34),
     "resnet101": Variant("ResNet-101", 101),
     "resnet152": Variant("ResNet-152", 152),
+    # not in the thesis: He et al. (2016) §4.2, for images of 32×32 pixels; ``width=64`` is their full size, 16 channels
+    "plain20": Variant("plain-20", "cifar_plain20"),
+    "plain56": Variant("plain-56", "cifar_plain56"),
+    "resnet20": Variant("ResNet-20", "cifar_resnet20"),
+    "resnet32": Variant("ResNet-32", "cifar_resnet32"),
+    "resnet44": Variant("ResNet-44", "cifar_resnet44"),
+    "resnet56": Variant("ResNet-56", "cifar_resnet56"),
+    "resnet110": Variant("ResNet-110", "cifar_resnet110"),
 }

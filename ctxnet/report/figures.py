@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
 from ctxnet.report import plots, style
-from ctxnet.report.records import MissingRecord, load_initial, load_profile, load_records
-from ctxnet.report.statistics import top1_interval
-from ctxnet.report.tables import IMAGENETTE, TABLES
+from ctxnet.report.records import MissingRecord, load_initial, load_profile
+from ctxnet.report.statistics import wilson_interval
+from ctxnet.report.tables import IMAGENETTE, TABLES, table
 from ctxnet.training import load_measure, load_protocol
 
 OTHERS = TABLES["4.6"][1]
@@ -418,35 +420,33 @@ figure_B_1, figure_B_2, figure_B_3, figure_B_4 = (
 )
 def figure_5_1(protocol, root="."):
     names = [name for name in VARIANTS if VARIANTS[name].thesis_top1][::-1]
-    records = load_records(protocol, root)
+    tables = pd.concat([table(number, protocol, root) for number in TABLES]).drop_duplicates("variant").set_index("variant")
     fig = style.figure(height=4.6)
     left, right = fig.subplots(1, 2, sharey=True)
-    ours = {name: list(records.loc[records["variant"] == name, "top1"]) for name in names}
-    thesis = {name: [VARIANTS[name].thesis_top1 / 100] for name in names}
-    sizes = {name: int(n) for name, n in zip(records["variant"], records["n"], strict=True)}
-    for ax, values, title, colour in (
-        (left, thesis, "thesis", style.VERMILION),
-        (right, ours, f"protocol {protocol}", style.BLUE),
+    for y, name in enumerate(names):
+        thesis = VARIANTS[name].thesis_top1
+        low, high = wilson_interval(round(thesis / 100 * IMAGENETTE), IMAGENETTE)
+        _dot(left, y, thesis, 100 * low, 100 * high, style.VERMILION)
+        if name in tables.index and math.isfinite(tables.top1[name]):
+            _dot(right, y, *tables.loc[name, ["top1", "low", "high"]], style.BLUE)
+    for ax, baseline, title in (
+        (left, VARIANTS["resnet50"].thesis_top1, "thesis"),
+        (right, tables.top1["resnet50"], f"protocol {protocol}"),
     ):
-        for y, name in enumerate(names):
-            if values[name]:
-                mean, low, high, _ = top1_interval(values[name], IMAGENETTE if ax is left else sizes[name])
-                ax.plot([100 * low, 100 * high], [y, y], color=colour, linewidth=1.2, alpha=0.6)
-                ax.plot(100 * mean, y, "o", color=colour, markersize=4.5)
-        if values["resnet50"]:
-            ax.axvline(
-                100 * sum(values["resnet50"]) / len(values["resnet50"]),
-                color=style.GREY,
-                linewidth=0.9,
-                linestyle="--",
-            )
+        if math.isfinite(baseline):
+            ax.axvline(baseline, color=style.GREY, linewidth=0.9, linestyle="--")
         ax.set(xlabel="top-1, %")
         ax.set_title(title, fontsize=8.5)
     left.set_yticks(range(len(names)), [VARIANTS[name].label for name in names])
     left.set_ylim(-0.7, len(names) - 0.3)
-    if not any(ours.values()):
+    if tables.top1.isna().all():
         _blank(right, f"dvc repro report@{protocol}")
     return fig
+
+
+def _dot(ax, y, mean, low, high, colour):
+    ax.plot([low, high], [y, y], color=colour, linewidth=1.2, alpha=0.6)
+    ax.plot(mean, y, "o", color=colour, markersize=4.5)
 
 
 # ---- shared -----------------------------------------------------------------------------------------------

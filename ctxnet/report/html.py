@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from ctxnet.files import write_text
-from ctxnet.report import tables
+from ctxnet.report import claims, statistics, tables
 from ctxnet.report.figures import FIGURES
 from ctxnet.report.records import BadRecord, load_provenance, load_records, make_command, missing_variants
 
@@ -155,7 +155,7 @@ def _table(number, protocol, root):
     rows = [{"cells": row, "variant": name} for row, name in zip(rows, frame["variant"], strict=True)]
     return {
         "number": number,
-        "caption": tables.caption(number, protocol),
+        "caption": f"{tables.caption(number, protocol)} {tables.legend(frame)}",
         "header": header,
         "rows": rows,
         "made": made,
@@ -164,15 +164,8 @@ def _table(number, protocol, root):
 
 def _words(protocol, root):
     """The two tables of chapter 5."""
-    header, rows = tables.claims_cells(protocol, root)
-    claims = {
-        "caption": "What the thesis concludes from its accuracies, and what our records show: A − B in "
-        "points. The thesis' column is read against an interval for 3,925 images per network; ours is paired on "
-        "the same images. Neither contains the scatter between seeds.",
-        "header": header,
-        "rows": rows,
-        "numbers": [1, 3, 4],
-    }
+    header, rows = claims.cells(protocol, root)
+    conclusions = {"caption": claims.caption(protocol, root), "header": header, "rows": rows, "numbers": [2, 3, 4, 5]}
     header, rows = tables.context_cells(protocol, root)
     context = {
         "caption": "How far each row looks: the first block whose receptive field is the whole 224 px image, "
@@ -181,7 +174,7 @@ def _words(protocol, root):
         "rows": rows,
         "numbers": [1, 2, 3, 4, 5],
     }
-    return [claims, context]
+    return [conclusions, context]
 
 
 def _made_by(protocol, variants, root):
@@ -227,11 +220,15 @@ def _notes(protocol, settings, records, root):
     """What a reader must know before comparing numbers."""
     rows = list(dict.fromkeys(v for _, variants in tables.TABLES.values() for v in variants))
     notes = []
-    if len(settings["seeds"]) == 1:
+    seeds = records["variant"].value_counts()
+    enough = list(seeds.index[seeds >= statistics.MIN_SEEDS].sort_values())
+    if len(enough) < len(rows):
+        few = "One seed per row" if len(seeds) and seeds.max() == 1 else f"Fewer than {statistics.MIN_SEEDS} seeds"
+        few += "" if not enough else f" for all rows but {', '.join(enough)}"
         notes.append(
-            "One seed per row: intervals are over validation images only. Training again with another seed "
-            "moves a row by an "
-            "amount that one run cannot show, so a difference here carries no verdict about an architecture."
+            f"{few}: training again with another seed moves a row by an amount that one run cannot show, so a difference "
+            "between such rows carries no verdict about an architecture. Where a row has one seed, its interval is over "
+            "validation images only."
         )
     notes.append(
         {

@@ -17,6 +17,7 @@ from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
 from ctxnet.report import statistics
 from ctxnet.report.records import (
+    BadRecord,
     MissingRecord,
     load_initial,
     load_predictions,
@@ -65,36 +66,23 @@ NOTES = {
     "leaves out the position and class tokens. Our counts are without classifier throughout.",
 }
 
-# Chapter 5: what the thesis concludes from its accuracies, as differences A − B of two of its rows.
-CLAIMS = [
-    ("One random permutation per block hardly changes accuracy", "resnet50_perm1", BASELINE),
-    ("More permutations are worse", "resnet50_perm5", "resnet50_perm1"),
-    ("Permuting only in stages 3–4 helps a little", "resnet50_perm1_stages34", BASELINE),
-    ("Relative encoding does not help", "resnet50_perm1_enc", "resnet50_perm1"),
-    ("Attention does not help", "resnet50_perm1_attn", BASELINE),
-    ("More permutations under attention are worse", "resnet50_perm5_attn", "resnet50_perm1_attn"),
-    ("Dilating the 3×3 itself costs accuracy", "resnet50_dilated4", BASELINE),
-    ("An inserted convolution with d = 4 helps a little", "resnet50_inserted_dilated4", BASELINE),
-    ("Inserted d = 8 is worse than d = 4", "resnet50_inserted_dilated8", "resnet50_inserted_dilated4"),
-    ("Random offsets with d = 8 are the best modification", "resnet50_random_dilated8", BASELINE),
-    ("Random d = 16 is worse than d = 8", "resnet50_random_dilated16", "resnet50_random_dilated8"),
-    ("HRNet is better than ResNet-50", "hrnet_w18", BASELINE),
-    ("ConvNeXt is better than ResNet-50", "convnext_tiny", BASELINE),
-    ("ViT, without much data, is worse than ResNet-50", "vit_base_patch16_224", BASELINE),
-]
 IMAGENETTE = 3925  # validation images, on which the thesis' accuracies were taken
+IMAGES_ONLY, SIGNIFICANT = "†", "*"  # signs in the cells, explained by legend()
 
 COLUMNS = [
     "architecture",
     "variant",
     "thesis_top1",
     "top1",
+    "sd_points",
     "low",
     "high",
     "interval_over",
     "n",
     "seeds",
     "difference_points",
+    "p",
+    "p_holm",
     "thesis_difference_points",
     "parameters_million",
     "thesis_parameters_million",
@@ -105,18 +93,99 @@ COLUMNS = [
 def table(number, protocol, root="."):
     """One table as a DataFrame with :data:`COLUMNS`, a row per architecture in the thesis' order.
 
-    Accuracies in percent, differences to our (the thesis') ResNet-50 in percentage points, parameters in
-    millions without classifier: of the full-width network, and (``trained_…``) of the one this protocol
-    trained. ``low``/``high`` is a 95 % interval over the validation images for one seed, over seeds for
-    several. What is unknown is NaN.
+    Accuracies in percent, means over seeds, ``sd_points`` their s.d.; differences to our (the thesis') ResNet-50 in
+    percentage points; parameters in millions without classifier: of the full-width network, and (``trained_…``) of the
+    one this protocol trained. ``low``/``high`` is a 95 % interval over what ``interval_over`` says: the validation images
+    for one seed, seeds and images for several. ``p`` belongs to the difference and is there with three seeds of both
+    rows; ``p_holm`` is corrected for the number of p in the table. What is unknown is NaN.
 
     Raises:
-        ValueError: for an unknown table number.
+        ValueError: for an unknown table number, or runs on different images.
         BadRecord: see :func:`ctxnet.report.records.load_records`.
     """
     require_known("table", number, TABLES)
     records = load_records(protocol, root)
-    return pd.DataFrame([_row(variant, records) for variant in TABLES[number][1]], columns=COLUMNS)
+    rows = read_answers(protocol, TABLES[number][1], records, root)
+    frame = pd.DataFrame([_row(variant, records, rows) for variant in TABLES[number][1]], columns=COLUMNS)
+    return frame.assign(p_holm=statistics.holm(frame["p"]))
+
+
+def read_answers(protocol, variants, records, root="."):
+    """variant -> (image ids, bool (seeds, images)): which images its finished runs, those in ``records``, got right.
+
+    Variants without a run are left out.
+
+    Raises:
+        BadRecord: the answers disagree with a record's accuracy, or a row's runs were tested on different images.
+    """
+    rows = {}
+    for variant, runs in records[records["variant"].isin(variants)].groupby("variant"):
+        frames = [load_predictions(protocol, variant, int(seed), root) for seed in runs["seed"]]
+        try:
+            images, right = statistics.right_answers(frames)
+        except ValueError as error:
+            raise BadRecord(f"{variant}, protocol {protocol}: {error}") from None
+        for seed, top1, share in zip(runs["seed"], runs["top1"], right.mean(1), strict=True):
+            if abs(top1 - share) > 1e-6:
+                raise BadRecord(f"{variant} seed {seed}: predictions.csv gives {share:.4f}, record.json says {top1:.4f}")
+        rows[variant] = images, right
+    return rows
+
+
+def compare(a, b, rows):
+    """:class:`ctxnet.report.statistics.Comparison` of two of ``rows`` (:func:`read_answers`), A − B as shares.
+
+    Raises:
+        ValueError: rows tested on different images.
+    """
+    (images_a, right_a), (images_b, right_b) = rows[a], rows[b]
+    if len(images_a) != len(images_b) or (images_a != images_b).any():
+        raise ValueError(f"{a} and {b} were not tested on the same images, so they cannot be compared in pairs")
+    return statistics.compare(right_a, right_b)
+
+
+def comparison(protocol, a, b, root="."):
+    """Two rows of one protocol in words, A − B: what ``python -m ctxnet compare`` prints.
+
+    Args:
+        a, b: names of rows, also as ``protocol:row``.
+        protocol: None for the one that the names say, or else ``small``.
+
+    Raises:
+        ValueError: an unknown name, one row twice, or rows of different protocols.
+        MissingRecord: a row has no finished run.
+    """
+    from ctxnet.training import load_params
+
+    said = [protocol, *(name.rpartition(":")[0] for name in (a, b))]
+    said = list(dict.fromkeys(name for name in said if name)) or ["small"]
+    if len(said) > 1:
+        raise ValueError(f"rows are compared within one protocol only, not across {' and '.join(said)}")
+    protocol = require_known("protocol", said[0], load_params(Path(root) / "params.yaml")["protocols"])
+    a, b = (require_known("row", name.rpartition(":")[2], VARIANTS) for name in (a, b))
+    if a == b:
+        raise ValueError(f"{a!r} twice: two different rows are needed")
+    rows = read_answers(protocol, (a, b), load_records(protocol, root), root)
+    for name in (a, b):
+        if name not in rows:
+            raise MissingRecord(Path(root) / "results" / protocol / "runs" / name, make_command(protocol, name))
+    found = compare(a, b, rows)
+    width = max(len(a), len(b), 20)
+    lines = [f"{'protocol ' + protocol:{width}}  mean %  s.d.  seeds"]
+    each = (a, found.mean_a, found.sd_a, found.seeds_a), (b, found.mean_b, found.sd_b, found.seeds_b)
+    for name, mean, sd, seeds in each:
+        lines.append(f"{name:{width}}  {100 * mean:6.2f}  {_or_dash(100 * sd, '.2f'):>4}  {seeds:5}")
+    verdict = found.verdict() + (f": {a} than {b}" if found.p <= statistics.LEVEL else "")
+    described = [
+        ("difference A − B", found.difference, f"{points(found.difference)} points"),
+        ("95 % interval", found.low, f"{points(found.low)} to {points(found.high)} points, over seeds and images"),
+        ("p", found.p, f"{p_text(found.p)}, Welch's t over seeds and images"),
+        ("minimum detectable", found.detectable, f"{100 * found.detectable:.2f} points: 80 % power with these seeds"),
+        ("seeds needed", found.needed, f"{_seeds_text(found.needed)} of each: 80 % power for this difference"),
+        ("verdict", 0.0, verdict),
+    ]
+    lines += [f"{what:{width}}  {'–' if unknown(value) else text}" for what, value, text in described]
+    return "\n".join(lines)
 
 
 def markdown(number, protocol, root="."):
@@ -124,7 +193,7 @@ def markdown(number, protocol, root="."):
     frame = table(number, protocol, root)
     header, rows = cells(frame, protocol)
     text = [
-        f"**Table {number}.** {caption(number, protocol)}",
+        f"**Table {number}.** {caption(number, protocol)} {legend(frame)}",
         "",
         as_markdown(header, rows, range(1, len(header))),
     ]
@@ -137,18 +206,39 @@ def markdown(number, protocol, root="."):
 
 def cells(frame, protocol):
     """What :func:`table` returned, as text cells: (header, rows)."""
-    header = ["architecture", "thesis %", f"{protocol} %", "95 % interval", "Δ thesis", f"Δ {protocol}"]
-    header += ["n", "seeds", "params M", "thesis M", "trained M"]
+    header = ["architecture", "thesis %", f"{protocol} %", "95 % interval", "s.d.", "seeds", "Δ thesis", f"Δ {protocol}"]
+    header += ["params M", "thesis M"]
     return header, [_cells(row) for row in frame.to_dict("records")]
 
 
 def caption(number, protocol):
     """Title, how to read the columns, and the notes of one table, as one paragraph."""
     how = (
-        f"{TABLES[number][0]}: top-1 on the validation set in the thesis and in protocol `{protocol}`; "
+        f"{TABLES[number][0]}: top-1 on the validation set in the thesis and, as mean over seeds, in protocol `{protocol}`; "
         "Δ in points to the same column's ResNet-50; parameters without classifier."
     )
     return " ".join([how, NOTES.get(number, "")]).strip()
+
+
+def legend(frame):
+    """What the signs in a table's cells mean: † and *, as far as they apply to ``frame``."""
+    sizes = frame["n"].dropna().unique()
+    text = [f"{', '.join(f'{size:,.0f}' for size in sizes)} images."] if len(sizes) else []
+    if (frame["interval_over"] == "images").any():
+        text.append(f"{IMAGES_ONLY} One seed: the interval covers the choice of images and nothing else.")
+    if (frame["interval_over"] == "seeds and images").any():
+        text.append("Other intervals cover seeds and images.")
+    tests = int(frame["p"].notna().sum())
+    if tests:
+        clear = (frame["p_holm"] <= statistics.LEVEL).any()
+        text.append(
+            (f"{SIGNIFICANT} differs" if clear else "No row with three seeds is shown to differ")
+            + " from ResNet-50: Welch's t over seeds and images, 5 % after Holm's correction for "
+            f"{tests} test{'s' if tests > 1 else ''} in this table."
+        )
+    elif frame["top1"].notna().any():
+        text.append(f"No difference is tested: that takes {statistics.MIN_SEEDS} seeds of a row and of ResNet-50.")
+    return " ".join(text)
 
 
 def write_tables(protocol, root="."):
@@ -160,23 +250,24 @@ def write_tables(protocol, root="."):
         write_csv(
             stem.with_suffix(".csv"),
             COLUMNS,
-            [["" if _unknown(r[c]) else r[c] for c in COLUMNS] for r in rows],
+            [["" if unknown(r[c]) else r[c] for c in COLUMNS] for r in rows],
         )
         write_text(stem.with_suffix(".md"), markdown(number, protocol, root))
     return folder
 
 
 def overview(protocol, root="."):
-    """Every row of Tables 4.1–4.6 once, as Markdown: what README shows. ± is half the 95 % interval."""
-    header = ["network", "what", "params M", "thesis %", f"{protocol} %", "±"]
+    """Every row of Tables 4.1–4.6 once, as Markdown with a line on its signs: what README shows."""
+    header = ["network", "what", "params M", "thesis %", f"{protocol} %", "95 % interval", "seeds"]
     frames = [table(number, protocol, root) for number in TABLES]
     rows = []
     for row in pd.concat(frames).drop_duplicates("variant").to_dict("records"):
-        label = VARIANTS[row["variant"]].label
-        accuracy = [row["thesis_top1"], row["top1"], (row["high"] - row["low"]) / 2]
-        numbers = [f"{row['parameters_million']:.1f}", *("–" if _unknown(a) else f"{a:.1f}" for a in accuracy)]
-        rows.append([f"`{row['variant']}`", label, *numbers])
-    return as_markdown(header, rows, range(2, len(header)))
+        numbers = [_or_dash(row[key], ".1f") for key in ("parameters_million", "thesis_top1", "top1")]
+        rows.append([f"`{row['variant']}`", VARIANTS[row["variant"]].label, *numbers, _interval(row), str(row["seeds"])])
+    text = as_markdown(header, rows, range(2, len(header)))
+    if any(IMAGES_ONLY in cell for row in rows for cell in row):
+        text += f"\n\n{IMAGES_ONLY} One seed: the interval covers the choice of images and nothing else."
+    return text
 
 
 def write_overview(path, protocol, root="."):
@@ -193,75 +284,24 @@ def write_overview(path, protocol, root="."):
     write_text(path, before + start + overview(protocol, root) + "\n" + end + after)
 
 
-def claims(protocol, root="."):
-    """What the thesis concludes from its accuracies, beside our records.
-
-    Columns: claim, a, b, ``thesis`` (A − B in points), ``thesis_reading`` (against an interval for two
-    independent samples of 3,925 images, all that the printed numbers allow), ``ours``, ``low``, ``high``
-    (points, 95 % over the same images, paired; first seed), ``p`` (exact McNemar), ``reading``. Missing
-    records leave NaN and "no record yet".
-    """
-    first = load_records(protocol, root).groupby("variant")["seed"].min()
-    rows = []
-    for claim, a, b in CLAIMS:
-        top1s = VARIANTS[a].thesis_top1, VARIANTS[b].thesis_top1
-        difference = round(top1s[0] - top1s[1], 2)
-        half = 100 * statistics.Z95 * math.sqrt(sum(t / 100 * (1 - t / 100) for t in top1s) / IMAGENETTE)
-        reading = statistics.verdict(difference - half, difference + half, "there; one run each")
-        row = {"claim": claim, "a": a, "b": b, "thesis": difference, "thesis_reading": reading}
-        row |= dict.fromkeys(["ours", "low", "high", "p"], math.nan) | {"reading": "no record yet"}
-        if a in first and b in first:
-            pair = statistics.compare(*(load_predictions(protocol, v, int(first[v]), root) for v in (a, b)))
-            row |= {"ours": 100 * pair["difference"], "low": 100 * pair["low"], "high": 100 * pair["high"]}
-            row |= {
-                "p": pair["p"],
-                "reading": statistics.verdict(pair["low"], pair["high"], "here; one seed"),
-            }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def claims_cells(protocol, root="."):
-    """:func:`claims` as text cells: (header, rows)."""
-    header = [
-        "what the thesis concludes",
-        "Δ thesis",
-        "on its own numbers",
-        f"Δ {protocol}, 95 %",
-        "McNemar p",
-        "our record",
-    ]
-    rows = []
-    for row in claims(protocol, root).to_dict("records"):
-        ours, p = "–", "–"
-        if not _unknown(row["ours"]):
-            ours = minus(f"{row['ours']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]")
-            p = f"{row['p']:.2f}" if row["p"] >= 0.005 else "< 0.005"
-        rows.append(
-            [row["claim"], minus(f"{row['thesis']:+.2f}"), row["thesis_reading"], ours, p, row["reading"]]
-        )
-    return header, rows
-
-
 def readings(number, protocol, root="."):
-    """What the records say about one table: a Markdown list, each row against plain ResNet-50."""
+    """What the records say about one table: a Markdown list, each row against plain ResNet-50, with a verdict after
+    Holm's correction where both have three seeds."""
     frame = table(number, protocol, root).set_index("variant")
+    rows = read_answers(protocol, frame.index, load_records(protocol, root), root)
     lines = []
     for name, row in frame.drop(index=BASELINE).iterrows():
-        if _unknown(row["top1"]) or _unknown(frame.loc[BASELINE, "top1"]):
+        if unknown(row["top1"]) or unknown(frame.loc[BASELINE, "top1"]):
             lines.append(f"- **{row['architecture']}**: no record yet; `{make_command(protocol, name)}`")
             continue
-        seeds = load_records(protocol, root).groupby("variant")["seed"].min()
-        pair = statistics.compare(
-            *(load_predictions(protocol, v, int(seeds[v]), root) for v in (name, BASELINE))
-        )
-        low, high = 100 * pair["low"], 100 * pair["high"]
-        text = f"{row['top1']:.1f} %, {100 * pair['difference']:+.1f} points to ResNet-50 "
-        text += f"(95 %: {low:+.1f} to {high:+.1f})"
-        if not _unknown(row["thesis_difference_points"]):
-            text += f", {row['thesis_difference_points']:+.2f} in the thesis"
-        reading = statistics.verdict(low, high, "here; one seed")
-        lines.append(f"- **{row['architecture']}**: {minus(text)}: {reading}.")
+        found = compare(name, BASELINE, rows)
+        text = f"{row['top1']:.1f} %, {points(found.difference, '+.1f')} points to ResNet-50"
+        if found.testable:
+            text += f" (95 %: {points(found.low, '+.1f')} to {points(found.high, '+.1f')}; p = {p_text(row['p_holm'])}"
+            text += f", Holm; detectable from {100 * found.detectable:.1f})"
+        if not unknown(row["thesis_difference_points"]):
+            text += minus(f", {row['thesis_difference_points']:+.2f} in the thesis")
+        lines.append(f"- **{row['architecture']}**: {text}: {found.verdict(row['p_holm'])}.")
     return "\n".join(lines)
 
 
@@ -307,10 +347,10 @@ def context_cells(protocol, root="."):
     header += [f"block 1, {protocol}", f"last, {protocol}"]
     rows = []
     for row in context(protocol, root).to_dict("records"):
-        covered = "–" if _unknown(row["covered"]) else str(int(row["covered"])) if row["covered"] else "never"
+        covered = "–" if unknown(row["covered"]) else str(int(row["covered"])) if row["covered"] else "never"
         shares = [row[f"{kind}_{block}"] for kind in ("initial", "trained") for block in ("1", "last")]
         rows.append(
-            [row["architecture"], covered, *("–" if _unknown(s) else f"{100 * s:.1f} %" for s in shares)]
+            [row["architecture"], covered, *("–" if unknown(s) else f"{100 * s:.1f} %" for s in shares)]
         )
     return header, rows
 
@@ -332,7 +372,7 @@ def parameters_million(variant):
         return round(count_parameters(create_model(variant)) / 1e6, 3)
 
 
-def _row(variant, records):
+def _row(variant, records, rows):
     about, baseline = VARIANTS[variant], VARIANTS[BASELINE]
     runs, plain = (records[records["variant"] == name] for name in (variant, BASELINE))
     row = dict.fromkeys(COLUMNS, math.nan)
@@ -349,37 +389,68 @@ def _row(variant, records):
     if about.thesis_params is not None:
         row["thesis_parameters_million"] = about.thesis_params
     if len(runs):
-        n = int(runs["n"].iloc[0])
-        mean, low, high, kind = statistics.top1_interval(list(runs["top1"]), n)
+        images, right = rows[variant]
+        mean, low, high, kind = statistics.row_interval(right)
         row |= {"top1": round(100 * mean, 2), "low": round(100 * low, 2), "high": round(100 * high, 2)}
-        row |= {"interval_over": kind, "n": n, "trained_parameters_million": runs["parameters"].iloc[0] / 1e6}
-        if len(plain):
-            row["difference_points"] = round(100 * (mean - plain["top1"].mean()), 2)
+        row |= {"interval_over": kind, "n": len(images), "trained_parameters_million": runs["parameters"].iloc[0] / 1e6}
+        if len(runs) > 1:
+            row["sd_points"] = round(100 * statistics.mean_sd(runs["top1"])[1], 2)
+        if len(plain) and variant != BASELINE:
+            found = compare(variant, BASELINE, rows)
+            row |= {"difference_points": round(100 * found.difference, 2), "p": found.p}
+        elif len(plain):
+            row["difference_points"] = 0.0
     return row
 
 
 def _cells(row):
     def number(key, form):
-        return "–" if _unknown(row[key]) else minus(format(row[key], form))
+        return "–" if unknown(row[key]) else minus(format(row[key], form))
 
-    interval = "–" if _unknown(row["low"]) else f"{row['low']:.1f}–{row['high']:.1f}"
+    mark = f" {SIGNIFICANT}" if row["p_holm"] <= statistics.LEVEL else ""
     own = row["variant"] == BASELINE  # a difference to itself says nothing
     return [
         row["architecture"],
         number("thesis_top1", ".2f"),
         number("top1", ".2f"),
-        interval,
-        "" if own else number("thesis_difference_points", "+.2f"),
-        "" if own else number("difference_points", "+.2f"),
-        number("n", ".0f"),
+        _interval(row),
+        number("sd_points", ".1f"),
         str(row["seeds"]),
+        "" if own else number("thesis_difference_points", "+.2f"),
+        "" if own else number("difference_points", "+.2f") + mark,
         number("parameters_million", ".3f"),
         number("thesis_parameters_million", ".1f"),
-        number("trained_parameters_million", ".3f"),
     ]
 
 
-def _unknown(value):
+def _interval(row):
+    if unknown(row["low"]):
+        return "–"
+    return f"{row['low']:.1f}–{row['high']:.1f}" + (f" {IMAGES_ONLY}" if row["interval_over"] == "images" else "")
+
+
+def points(share, form="+.2f"):
+    """A share as percentage points in text, with a typographic minus; "–" for NaN."""
+    return minus(_or_dash(100 * share, form))
+
+
+def p_text(p):
+    """A p-value in text: two digits, "< 0.001", "–" for NaN."""
+    return "–" if unknown(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def _seeds_text(needed):
+    if unknown(needed):
+        return "–"
+    return str(needed) if needed < math.inf else f"over {statistics.MOST_SEEDS}"
+
+
+def _or_dash(value, form):
+    return "–" if unknown(value) else format(value, form)
+
+
+def unknown(value):
+    """Whether a cell is NaN, that is: there is no such number."""
     return isinstance(value, float) and math.isnan(value)
 
 

@@ -5,13 +5,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .. import provenance
 from ..data import normalise, probe
 from ..files import remove_partials, sha256, write_json, write_sealed
 from ..locking import one_writer
-from ..measure import ContextProfile, context_profile, summed_erf
+from ..measure import ContextProfile, calibrate, context_profile, summed_erf
 from ..models import create_model
 from ..naming import require_known
 from .protocol import load_measure
@@ -75,22 +74,6 @@ def measure_variant(variant, path="params.yaml", *, root="."):
         }
         write_sealed(folder / "record.json", record)  # last of all files: it vouches for the other
     return folder
-
-
-@torch.no_grad()
-def calibrate(model, images):
-    """Set the running statistics of batch normalisation to those of ``images`` (N, 3, H, W)."""
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    kept = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average: after one batch, that batch's statistics
-    model.train()
-    with torch.random.fork_rng(devices=[]):
-        model(images)
-    for norm, momentum in zip(norms, kept, strict=True):
-        norm.momentum = momentum
-    model.eval()
 
 
 __all__ = ["ContextProfile", "calibrate", "measure_variant", "profile_images", "trained_profile"]

@@ -106,6 +106,12 @@ def load_protocol(name, path="params.yaml"):
     return typed(Protocol, {"name": name, **groups[name]}, where=f"{path}: protocols.{name}")
 
 
+def seeds_of(protocol, variant, params):
+    """The seeds of one row: those of the protocol, and those that ``more_seeds`` of params.yaml adds for this row."""
+    more = (params.get("more_seeds") or {}).get(protocol.name) or {}
+    return list(dict.fromkeys([*protocol.seeds, *more.get(variant, ())]))
+
+
 def load_measure(path="params.yaml"):
     """The :class:`Measure` settings in ``path``; errors as for :func:`load_protocol`."""
     return typed(Measure, load_params(path).get("measure", {}), where=f"{path}: measure")

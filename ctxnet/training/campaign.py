@@ -1,0 +1,141 @@
+"""A campaign: the next unfinished runs of a protocol, in order of importance, inside a box of time.
+
+Seed 0 of every row comes first, then the other seeds; within a seed, rows go by ``campaign.order`` of params.yaml.
+Needs no papermill, DVC or network, so that it can be carried to a machine with a GPU for a few minutes.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..naming import require_known
+from ..tensors import load_tensors
+from .protocol import load_params, seeds_of
+from .run import read_record, run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what, how far it is, and how long the rest should take.
+
+    Attributes:
+        variant, seed: which run.
+        epochs: epochs done.
+        of: epochs of the protocol.
+        minutes: estimate for the rest; 0.0 when finished, None when nothing is known.
+        basis: what the estimate stands on: "measured" (this row under this protocol), "scaled" (another row of it,
+            scaled by the rows' cost elsewhere), "assumed" (params.yaml), "" (nothing).
+    """
+
+    variant: str
+    seed: int
+    epochs: int
+    of: int
+    minutes: float | None
+    basis: str
+
+
+def plan(protocol, *, root=".", rows=None, seeds=None):
+    """All runs of a protocol in order of importance, finished ones included.
+
+    Args:
+        protocol: from ``load_protocol``.
+        rows: only these; None: ``rows`` of params.yaml.
+        seeds: only these; None: those of the protocol and of ``more_seeds``.
+
+    Returns:
+        List of :class:`Job`.
+
+    Raises:
+        ValueError: for a row that is not in params.yaml, with the near names.
+    """
+    root = Path(root)
+    params = load_params(root / "params.yaml")
+    for row in rows or ():
+        require_known("row", row, params["rows"])
+    order = [row for row in params["campaign"]["order"] if row in params["rows"]]
+    order += [row for row in params["rows"] if row not in order]
+    chosen = [row for row in order if rows is None or row in rows]
+    wanted = {row: seeds_of(protocol, row, params) if seeds is None else seeds for row in chosen}
+    every = sorted({seed for some in wanted.values() for seed in some}, key=lambda seed: (seed != 0, seed))
+    jobs = [(row, seed) for seed in every for row in chosen if seed in wanted[row]]
+    cost = _costs(protocol, params, root)
+    return [_job(protocol, row, seed, root, cost) for row, seed in jobs]
+
+
+def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, progress=True):
+    """Run what :func:`plan` lists until it is done or the time is up.
+
+    A run that fails (a loss that is no number, say) is reported and the next one begun; it is tried again by the
+    next campaign.
+
+    Returns:
+        (finished, failed): number of runs finished here, and {(variant, seed): message}.
+    """
+    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+    finished, failed = 0, {}
+    for job in plan(protocol, root=root, rows=rows, seeds=seeds):
+        if job.minutes == 0:
+            continue
+        left = None if deadline is None else (deadline - time.perf_counter()) / 60
+        if left is not None and left < _epoch_minutes(job):
+            print(f"{left:.1f} minutes left: not enough for an epoch of {job.variant}; the same command goes on from here")
+            break
+        try:
+            result = run(protocol, job.variant, job.seed, root=root, max_minutes=left, progress=progress)
+        except (ValueError, RuntimeError, FloatingPointError) as error:
+            failed[job.variant, job.seed] = str(error)
+            print(f"{job.variant} seed {job.seed}: failed: {error}")
+            continue
+        if result.status == "paused":
+            break
+        finished += 1
+        print(f"{job.variant} seed {job.seed}: top-1 {result.record['top1']:.2%}")
+    return finished, failed
+
+
+def _epoch_minutes(job):
+    """What one more epoch needs, or nearly nothing when nobody knows."""
+    return 0.05 if job.minutes is None else job.minutes / max(job.of - job.epochs, 1)
+
+
+def _job(protocol, row, seed, root, cost):
+    folder = root / "results" / protocol.name / "runs" / row / f"seed{seed}"
+    if read_record(folder) is not None:
+        return Job(row, seed, protocol.epochs, protocol.epochs, 0.0, "measured")
+    checkpoint, done = folder / "checkpoint.safetensors", 0
+    if checkpoint.exists():
+        done = len(load_tensors(checkpoint)[1]["history"])
+    seconds, basis = cost(row)
+    minutes = None if seconds is None else seconds * (protocol.epochs - done) / protocol.epochs / 60
+    return Job(row, seed, done, protocol.epochs, minutes, basis)
+
+
+def _costs(protocol, params, root):
+    """row → (seconds of a whole run or None, basis)."""
+    here, elsewhere = _measured(root, protocol.name), {}
+    for name in params["protocols"]:
+        elsewhere = elsewhere or ({} if name == protocol.name else _measured(root, name))
+    assumed = params["campaign"]["assumed_minutes"].get(protocol.name)
+
+    def cost(row):
+        if row in here:
+            return here[row], "measured"
+        anchors = [other for other in here if other in elsewhere]
+        if anchors and row in elsewhere:
+            return here[anchors[0]] * elsewhere[row] / elsewhere[anchors[0]], "scaled"
+        if assumed is not None:
+            return 60 * assumed * elsewhere.get(row, 1) / elsewhere.get("resnet50", elsewhere.get(row, 1)), "assumed"
+        return None, ""
+
+    return cost
+
+
+def _measured(root, protocol):
+    """{row: seconds of its fastest finished run, the one least disturbed} from the provenance of a protocol's records."""
+    seconds = {}
+    for path in (root / "results" / protocol / "runs").glob("*/seed*/provenance.json"):
+        row, spent = path.parent.parent.name, json.loads(path.read_text())["wall_seconds"]
+        seconds[row] = min(spent, seconds.get(row, spent))
+    return seconds
