@@ -52,6 +52,11 @@ def _figure(number, variants, caption, alt, *, trained=True):
     return register
 
 
+def _named(draw, number):
+    draw.__name__ = draw.__qualname__ = f"figure_{number.replace('.', '_')}"
+    return draw
+
+
 def present(number, protocol, *, root=".", save=False, notebook=""):
     """Draw figure ``number`` ("4.1") and return it; with ``save`` also write it to ``results/<protocol>/figures``.
 
@@ -123,61 +128,46 @@ _GRID = {
 _DISTANCE = "Mean distance of the effective receptive field of the centre feature, block by block: "
 
 
-@_figure(
+def _distance_figure(number, variants, caption, alt):
+    """Register a figure of mean distances under the thesis' number."""
+    draw = _figure(number, variants, _DISTANCE + caption, _distance_alt(alt))(
+        lambda protocol, root=".": _mean_distances(variants, protocol, root)
+    )
+    return _named(draw, number)
+
+
+_STAGES, _DILATED = TABLES["4.2"][1], TABLES["4.5"][1]
+
+figure_4_1 = _distance_figure(
     "4.1",
     _GRID[""],
-    _DISTANCE + "plain ResNet-50 and 1, 3, 5 random permutations in every block.",
-    _distance_alt("plain ResNet-50 and for 1, 3 and 5 permutations"),
+    "plain ResNet-50 and 1, 3, 5 random permutations in every block.",
+    "plain ResNet-50 and for 1, 3 and 5 permutations",
 )
-def figure_4_1(protocol, root="."):
-    return _mean_distances(_GRID[""], protocol, root)
-
-
-_STAGES = TABLES["4.2"][1]
-
-
-@_figure(
+figure_4_3 = _distance_figure(
     "4.3",
     _STAGES,
-    _DISTANCE + "one permutation in all blocks, or only in stages 3 and 4 (block 8 onwards).",
-    _distance_alt("plain ResNet-50, one permutation everywhere, one permutation in stages 3 and 4"),
+    "one permutation in all blocks, or only in stages 3 and 4 (block 8 onwards).",
+    "plain ResNet-50, one permutation everywhere, one permutation in stages 3 and 4",
 )
-def figure_4_3(protocol, root="."):
-    return _mean_distances(_STAGES, protocol, root)
-
-
-@_figure(
+figure_4_5 = _distance_figure(
     "4.5",
     _GRID["_enc"],
-    _DISTANCE + "random permutations with relative positional encoding.",
-    _distance_alt("plain ResNet-50 and for 1, 3 and 5 permutations with encoding"),
+    "random permutations with relative positional encoding.",
+    "plain ResNet-50 and for 1, 3 and 5 permutations with encoding",
 )
-def figure_4_5(protocol, root="."):
-    return _mean_distances(_GRID["_enc"], protocol, root)
-
-
-@_figure(
+figure_4_7 = _distance_figure(
     "4.7",
     _GRID["_attn"],
-    _DISTANCE + "random permutations weighed by attention.",
-    _distance_alt("plain ResNet-50 and for 1, 3 and 5 permutations with attention"),
+    "random permutations weighed by attention.",
+    "plain ResNet-50 and for 1, 3 and 5 permutations with attention",
 )
-def figure_4_7(protocol, root="."):
-    return _mean_distances(_GRID["_attn"], protocol, root)
-
-
-_DILATED = TABLES["4.5"][1]
-
-
-@_figure(
+figure_4_9 = _distance_figure(
     "4.9",
     _DILATED,
-    _DISTANCE + "dilated convolutions in place of the 3×3, inserted, and at random offsets. The "
-    "row marked “ours” is not in the thesis.",
-    _distance_alt("plain ResNet-50 and each dilated variant"),
+    "dilated convolutions in place of the 3×3, inserted, and at random offsets. The row marked “ours” is not in the thesis.",
+    "plain ResNet-50 and each dilated variant",
 )
-def figure_4_9(protocol, root="."):
-    return _mean_distances(_DILATED, protocol, root)
 
 
 # ---- receptive fields, plain and effective ----------------------------------------------------------------
@@ -397,8 +387,7 @@ def _appendix(number, variant):
         f"Two square maps of the input image for {name}, at initialisation and trained; brighter pixels "
         "contribute more.",
     )(lambda protocol, root=".": _summed(variant, protocol, root))
-    draw.__name__ = draw.__qualname__ = f"figure_{number.replace('.', '_')}"
-    return draw
+    return _named(draw, number)
 
 
 figure_B_1, figure_B_2, figure_B_3, figure_B_4 = (
