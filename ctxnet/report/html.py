@@ -22,6 +22,7 @@ CHAPTERS = {
     "3": "3 Method",
     "4": "4 Experiments",
     "5": "5 Conclusion",
+    "A": "A An atlas of context",
     "B": "B Summed effective receptive fields",
 }
 # Chapter 4 in the thesis' order: section, its table, its figures.

@@ -1,0 +1,24 @@
+"""An atlas of context: every architecture that the thesis and its background name, measured on one footing.
+
+The networks are at full size and initialisation; what is measured is in :func:`measure`, the convention of every number
+in its docstring. ``python -m ctxnet atlas`` measures the table, or any network that you name.
+"""
+
+from .measures import erf_share, measure, multiply_adds
+from .names import find_row
+from .records import load_stages, measure_rows, read_record, read_records, write_tables
+from .rows import FAMILIES, ROWS
+
+__all__ = [
+    "FAMILIES",
+    "ROWS",
+    "erf_share",
+    "find_row",
+    "load_stages",
+    "measure",
+    "measure_rows",
+    "multiply_adds",
+    "read_record",
+    "read_records",
+    "write_tables",
+]

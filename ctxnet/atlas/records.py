@@ -1,0 +1,371 @@
+"""Measure rows once and keep the results: ``results/atlas/<name>/`` per network and two tables over all of them."""
+
+import hashlib
+import os
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from .. import provenance
+from ..files import atomic_path, read_sealed, remove_partials, sha256, stable_hash, write_csv, write_json, write_sealed
+from ..locking import one_writer
+from ..measure import ContextProfile
+from ..tensors import read_weights
+from .measures import SHARES, erf_share, measure, probe_images, shown_stages, stages, throughput
+from .names import find_row, folder_name
+from .rows import FAMILIES, ROWS
+
+FORMAT = 1  # to be raised with every change of what a record says, so that all are made again
+FOLDER = Path("results") / "atlas"
+IMAGES, SEED = 2, 0  # of the probe set; two, because normalisation of a 1×1 map needs more than one
+DECADES = 4  # of the effective receptive field that a stored map keeps, counted down from the strongest pixel
+COLUMNS = [
+    "name", "label", "family", "source", "weights", "size_px", "parameters", "multiply_adds", "blocks",
+    "stage_layers", "stage_map", "stage_rf_px", "stage_rf_share", "rf", "whole_image_from_block", "stage_distance_px",
+    "distance_px", "distance_share", "erf50_share", "erf90_share", "erf99_share",
+    "small_distance_share", "small_erf50_share", "small_erf90_share", "small_erf99_share",
+]  # fmt: skip
+BLOCK_COLUMNS = ["name", "block", "layer", "map", "rf_px", "rf_share", "rf_exact", "distance_px",
+                 "erf50_share", "erf90_share", "erf99_share"]  # fmt: skip
+
+
+def command(name=None):
+    """What makes a record, or all of them."""
+    return "python -m ctxnet atlas" + (f" {name}" if name else "")
+
+
+def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_size=None, images=IMAGES, progress=True):
+    """Measure networks into ``results/atlas``, those alone whose record does not already say it, and renew the tables.
+
+    Args:
+        names: as :func:`ctxnet.atlas.find_row` takes them; none: every row of the table.
+        root: folder that holds ``results``.
+        weights: file of weights for the one network named.
+        pretrained: take the library's weights where they can be had; otherwise a note says so and fresh ones serve.
+        input_size: side of the input in pixels; None: each row's own.
+        images: how many probe images.
+        progress: show a bar over the rows with the time left.
+
+    Returns:
+        ``(measured, kept, failed)``: folders that were measured now, folders whose record was there, and a dict from name
+        to one line for each row that could not be measured. One row's failure does not stop the others.
+
+    Raises:
+        ValueError, FileNotFoundError: for a wrong name or file, before any work.
+    """
+    names = list(dict.fromkeys(names)) or list(ROWS)
+    if pretrained:
+        _look_for_connection()
+    rows = {name: find_row(name) for name in names}
+    state = None
+    if weights is not None:
+        if len(names) != 1:
+            raise ValueError(f"--weights belongs to one network, and {len(names)} are asked for; name just one")
+        state = read_weights(weights)
+    measured, kept, failed = [], [], {}
+    with tqdm(rows.items(), unit="row", desc="atlas", disable=not progress, mininterval=0.5) as bar:
+        for name, row in bar:
+            bar.set_postfix_str(name)
+            try:
+                folder, fresh = measure_row(
+                    name, row, root=root, weights=(Path(weights).stem, state) if state is not None else None,
+                    pretrained=pretrained, input_size=input_size, images=images,
+                )  # fmt: skip
+                (measured if fresh else kept).append(folder)
+            except Exception as error:  # models of all kinds fail in ways of all kinds
+                failed[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                say(f"{name}: {failed[name]}")
+    write_tables(root)
+    return measured, kept, failed
+
+
+def measure_row(name, row, *, root=".", weights=None, pretrained=False, input_size=None, images=IMAGES):
+    """Measure one network, unless its record is there: ``(folder, measured now)``.
+
+    A record belongs to the hash of everything that it follows from: the name, the architecture as it prints, the
+    weights, the layers, size and images, and :data:`FORMAT`. A damaged record is made again.
+
+    Args:
+        weights: ``(label, state dict)`` to load, or None.
+    """
+    started, size = time.perf_counter(), input_size or row.size
+    model, label = _build(name, row, weights, pretrained)
+    layers = row.layer_names(model)
+    key = {
+        "format": FORMAT, "name": name, "weights": weights_hash(model), "size": size, "layers": layers, "images": images,
+        "seed": SEED, "fresh": not label, "architecture": _hash(re.sub(r"0x[0-9a-f]+", "", repr(model))),
+    }  # fmt: skip
+    folder = Path(root) / FOLDER / folder_name(name, label)
+    with one_writer(folder):
+        remove_partials(folder)
+        if _is_current(folder, stable_hash(key)):
+            return folder, False
+        (folder / "record.json").unlink(missing_ok=True)
+        result = measure(model, size, layers=layers, images=images, seed=SEED, fresh=not label)
+        shown = shown_stages(result.values["map"])
+        save_stages(folder / "stages.npz", result.profile, shown)
+        speed = throughput(model, probe_images(model, size, images, SEED))
+        write_json(
+            folder / "provenance.json",
+            provenance.collect(root=root, device="cpu")
+            | {"images_per_second": round(speed, 2), "batch": images,
+               "wall_seconds": round(time.perf_counter() - started, 1)},
+        )  # fmt: skip
+        about = {} if name in ROWS else {"label": row.label, "family": row.family, "source": row.source}
+        record = about | {
+            "name": name, "weights": label or "initial",
+            "key": stable_hash(key), "images": images, "small": row.small if not label else "", "shown": shown,
+            "files": {"stages.npz": sha256(folder / "stages.npz")},
+        } | result.values  # fmt: skip
+        write_sealed(folder / "record.json", record)  # last of all files: it vouches for the other
+    return folder, True
+
+
+def _build(name, row, weights, pretrained):
+    """(model, label of its weights); the label is "" for fresh ones."""
+
+    def build(**kwargs):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            return row.build(**kwargs).eval()
+
+    if weights is not None:
+        model = build()
+        _load(model, weights[1], name)
+        return model, weights[0]
+    if pretrained:
+        reason = "nobody offers any"
+        if row.downloads:
+            try:
+                return build(pretrained=True), "pretrained"
+            except Exception as error:  # no connection, no such weights: libraries raise what they like
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        say(f"{name}: random weights, for no pretrained ones can be had here ({reason})")
+    return build(), ""
+
+
+def _look_for_connection():
+    """Without a connection, have Hugging Face's client look into its cache at once: it would retry for a minute per network.
+
+    It reads the variable when it is imported, which is when the first network of timm is looked up.
+    """
+    try:
+        socket.create_connection(("huggingface.co", 443), timeout=3).close()
+    except OSError:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _load(model, state, name):
+    """Load a state dict; a classifier of another number of classes keeps its fresh weights.
+
+    Raises:
+        ValueError: in one line, naming the first tensor that is missing, unknown or misshapen.
+    """
+    own = model.state_dict()
+    last = next((path for path, m in reversed(list(model.named_modules())) if isinstance(m, torch.nn.Linear)), None)
+    loaded = {}
+    for tensor in sorted(set(own) | set(state)):
+        where = "missing from" if tensor not in state else "unknown to the model but in" if tensor not in own else ""
+        if where and not tensor.endswith("num_batches_tracked"):
+            raise ValueError(f"{name}: {tensor} is {where} the weights; they belong to another architecture")
+        if where or (own[tensor].shape != state[tensor].shape and tensor.rpartition(".")[0] == last):
+            continue
+        if own[tensor].shape != state[tensor].shape:
+            shapes = f"{tuple(state[tensor].shape)}, in the model {tuple(own[tensor].shape)}"
+            raise ValueError(f"{name}: {tensor} has shape {shapes}; these weights are of another size")
+        loaded[tensor] = state[tensor]
+    model.load_state_dict(loaded, strict=False)
+
+
+def weights_hash(model):
+    """Hex SHA-256 of all parameters and buffers of a model, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_current(folder, key):
+    path = folder / "record.json"
+    if not path.exists():
+        return False
+    try:
+        return read_record(folder)["key"] == key
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        say(f"{error}; measured again")
+        return False
+
+
+def say(text):
+    tqdm.write(f"ctxnet: {text}", file=sys.stderr)
+
+
+# ---- what is on disk --------------------------------------------------------------------------------------------------
+
+
+def read_record(folder):
+    """The record of one network and its digests checked.
+
+    Raises:
+        FileNotFoundError: there is none, with the command that makes it.
+        ValueError: it or a file it vouches for is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "record.json").exists():
+        raise FileNotFoundError(f"{folder.as_posix()}: no record yet; make it with: {command(folder.name)}")
+    record = read_sealed(folder / "record.json")
+    for name, digest in record["files"].items():
+        if not (folder / name).exists() or sha256(folder / name) != digest:
+            raise ValueError(f"{folder / name}: damaged or not of this record; delete the folder and measure again")
+    return record
+
+
+def read_records(root="."):
+    """All records by folder name: the rows of the table in its order, then others by name.
+
+    Raises:
+        ValueError: for a damaged one.
+    """
+    base = Path(root) / FOLDER
+    found = {path.parent.name: read_record(path.parent) for path in sorted(base.glob("*/record.json"))}
+    order = {name: number for number, name in enumerate(ROWS)}
+    return dict(sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+
+
+def save_stages(path, profile, shown):
+    """Write the maps of some layers of a profile, small: equal profiles give equal bytes.
+
+    Receptive fields are packed to bits. Effective ones are averaged to at most 112 pixels a side and kept as one byte a
+    pixel: 0 is less than a ten-thousandth of the strongest, 1 … 255 are equal steps of its logarithm. They are for
+    pictures; the numbers of a record were taken from the full maps.
+    """
+    erf = profile.erf[shown]
+    factor = max(1, -(-erf.shape[-1] // 112))
+    small = functional.avg_pool2d(erf[None], factor, ceil_mode=True)[0].double()
+    relative = small / small.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    steps = (1 + 254 * (1 + relative.clamp(min=1e-30).log10() / DECADES)).round()
+    arrays = {
+        "layers": np.array([profile.layers[i] for i in shown]),
+        "exact": np.array([profile.exact[i] for i in shown]),
+        "center": profile.center[shown].numpy(),
+        "distance": profile.distance[shown].numpy(),
+        "rf": np.packbits(profile.rf[shown].numpy(), axis=-1),
+        "size": np.array(profile.rf.shape[-2:]),
+        "erf": torch.where(steps >= 1, steps, 0).to(torch.uint8).numpy(),
+    }
+    with atomic_path(path) as partial, open(partial, "wb") as handle:
+        np.savez_compressed(handle, **arrays)
+
+
+def load_stages(path):
+    """Read what :func:`save_stages` wrote as a :class:`ctxnet.measure.ContextProfile` of full-size maps.
+
+    Raises:
+        ValueError: in one line with the path, if the file is damaged or none of ours.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            height, width = (int(s) for s in data["size"])
+            steps = torch.from_numpy(data["erf"]).double()
+            relative = torch.where(steps > 0, 10 ** (DECADES * ((steps - 1) / 254 - 1)), 0)
+            factor = -(-height // relative.shape[-2])
+            erf = relative.repeat_interleave(factor, -2).repeat_interleave(factor, -1)[:, :height, :width]
+            total = erf.sum((-2, -1), keepdim=True)
+            return ContextProfile(
+                layers=data["layers"].tolist(),
+                center=torch.from_numpy(data["center"]),
+                rf=torch.from_numpy(np.unpackbits(data["rf"], axis=-1, count=width).astype(bool)),
+                erf=(erf / torch.where(total > 0, total, 1)).float(),
+                distance=torch.from_numpy(data["distance"]),
+                exact=data["exact"].tolist(),
+            )
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a cut-off archive fails in many ways; the reader needs the path
+        raise ValueError(f"{path}: no stages of an atlas record, or damaged ({error})") from None
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------------
+
+
+def write_tables(root="."):
+    """Write ``atlas.csv`` (a line per network) and ``blocks.csv`` (a line per measured layer); returns the first's path.
+
+    Equal records give equal bytes. Lists in a cell are separated by blanks.
+    """
+    records, folder = read_records(root), Path(root) / FOLDER
+    write_csv(folder / "atlas.csv", COLUMNS, [list(summary(r, name, root).values()) for name, r in records.items()])
+    lines = []
+    for name, r in records.items():
+        shares = zip(*r["erf_share"].values(), strict=True)
+        columns = zip(r["layers"], r["map"], r["rf_side"], r["rf_share"], r["rf_exact"], r["distance"], shares, strict=True)
+        lines += [[name, number, *values, *erf] for number, (*values, erf) in enumerate(columns, start=1)]
+    write_csv(folder / "blocks.csv", BLOCK_COLUMNS, [["" if v is None else v for v in line] for line in lines])
+    return folder / "atlas.csv"
+
+
+def summary(record, name=None, root="."):
+    """One network as a dict of :data:`COLUMNS`; "" is unknown.
+
+    Distances as a share are of the side of the input. ``small_…`` is the last block of the same architecture as trained
+    under protocol ``small`` (64 px, a quarter of the channels), where that record lies in ``results/small``.
+    """
+    ends, side = stages(record["map"]), record["size"]
+    whole = [number for number, share in enumerate(record["rf_share"], start=1) if share == 1]
+    last = record["distance"][-1]
+
+    def at_ends(key):
+        return " ".join("–" if record[key][i] is None else f"{record[key][i]:.5g}" for i in ends)
+
+    about = ROWS.get(record["name"])  # what a row of the table is called is not in its record
+    row = {"name": name or record["name"]}
+    row |= {key: getattr(about, key) if about else record[key] for key in ("label", "family", "source")}
+    row["weights"] = record["weights"]
+    if record["weights"] != "initial":
+        row["label"] += f", {record['weights']}"
+    row |= {"size_px": side, "parameters": record["parameters"], "multiply_adds": record["multiply_adds"]}
+    row |= {
+        "blocks": len(record["layers"]),
+        "stage_layers": " ".join(record["layers"][i] for i in ends),
+        "stage_map": " ".join(str(record["map"][i]) for i in ends),
+        "stage_rf_px": at_ends("rf_side"),
+        "stage_rf_share": at_ends("rf_share"),
+        "rf": "exact" if all(record["rf_exact"][i] for i in ends) else "upper bound",
+        "whole_image_from_block": whole[0] if whole else "",
+        "stage_distance_px": at_ends("distance"),
+        "distance_px": "" if last is None else last,
+        "distance_share": "" if last is None else round(last / side, 5),
+    }
+    row |= {f"erf{100 * part:g}_share": _text(record["erf_share"][f"{part:g}"][-1]) for part in SHARES}
+    return row | _trained(record["small"], root)
+
+
+def _trained(variant, root):
+    keys = ["small_distance_share", *(f"small_erf{100 * part:g}_share" for part in SHARES)]
+    path = Path(root) / "results" / "small" / "runs" / variant / "seed0" / "context.npz"
+    if not variant or not path.exists():
+        return dict.fromkeys(keys, "")
+    profile = ContextProfile.load(path)
+    distance, erf = float(profile.distance[-1]) / profile.rf.shape[-1], profile.erf[-1]
+    shares = [round(erf_share(erf, part), 4) if erf.any() else "" for part in SHARES]
+    return dict(zip(keys, ["" if np.isnan(distance) else round(distance, 5), *shares], strict=True))
+
+
+def _text(value):
+    return "" if value is None else value
+
+
+__all__ = ["FAMILIES", "measure_rows", "read_record", "read_records", "write_tables"]

@@ -1,0 +1,177 @@
+"""The table of the atlas: every architecture that the thesis and its background name, and how each is built.
+
+A new row is one line here. ``build`` takes ``pretrained`` (bool) and gives the network of the full, published size.
+Nets for ImageNet get 1000 classes, as their papers and libraries count them.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ..measure import residual_blocks
+from ..models import create_model
+from ..models.variants import VARIANTS
+from .networks import RCAN, LeNet5, UNet
+
+FAMILIES = ("classical", "residual", "thesis blocks", "efficient", "attention", "MLP", "dense output")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One architecture.
+
+    Attributes:
+        label: what tables and figures print.
+        family: one of :data:`FAMILIES`; the marker in the overview.
+        build: ``build(pretrained=False)`` gives an ``nn.Module`` with fresh weights from the global generator.
+        size: side of the input in pixels.
+        source: where the architecture is from, and whose code builds it.
+        layers: pattern that the names of the measured layers match in full; "" for ``ctxnet.measure.residual_blocks``.
+        small: name of the row in results/small whose trained record goes with it, or "".
+        downloads: whether ``build(pretrained=True)`` knows weights to fetch.
+    """
+
+    label: str
+    family: str
+    build: Callable
+    size: int
+    source: str
+    layers: str = ""
+    small: str = ""
+    downloads: bool = True
+
+    def layer_names(self, model):
+        """Names of the layers to measure, in the order of the model.
+
+        Raises:
+            ValueError: when the pattern matches none.
+        """
+        if not self.layers:
+            return residual_blocks(model)
+        found = [name for name, _ in model.named_modules() if re.fullmatch(self.layers, name)]
+        if not found:
+            raise ValueError(f"{self.label}: no layer matches {self.layers!r}")
+        return found
+
+
+def timm_model(name, pretrained=False, **args):
+    """A network from timm with 1000 classes."""
+    import timm
+
+    return timm.create_model(name, pretrained=pretrained, **args)
+
+
+def torchvision_model(name, pretrained=False, *, segmentation=False, **args):
+    """A network from torchvision; a segmentation net without the auxiliary classifier that only training uses."""
+    import torchvision
+
+    if segmentation:
+        args |= {"weights_backbone": None, "aux_loss": bool(pretrained)}
+    return torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **args)
+
+
+def own_model(make, pretrained=False, **args):
+    """A network of :mod:`ctxnet.atlas.networks`; nobody offers weights for it."""
+    return make(**args)
+
+
+def thesis_model(name, pretrained=False, **args):
+    """A row of :func:`ctxnet.list_models` at full size."""
+    return create_model(name, num_classes=1000, pretrained=pretrained, **args)
+
+
+def cifar_model(name, pretrained=False):
+    return create_model(name, num_classes=10)
+
+
+def _timm(label, family, name, size, source, *, layers="", **args):
+    return Row(label, family, partial(timm_model, name, **args), size, f"{source}; timm", layers)
+
+
+def _torchvision(label, family, name, size, source, *, layers="", **args):
+    return Row(label, family, partial(torchvision_model, name, **args), size, f"{source}; torchvision", layers)
+
+
+def _own(label, family, make, size, source, *, layers="", **args):
+    return Row(label, family, partial(own_model, make, **args), size, f"{source}; ctxnet", layers, downloads=False)
+
+
+def _of_the_thesis(name):
+    variant = VARIANTS[name]
+    if isinstance(variant.arch, str):
+        family = {"vit_base_patch16_224": "attention"}.get(name, "residual")
+        return Row(variant.label, family, partial(timm_row, name), 224, f"thesis, Table {variant.table}; timm", "", name)
+    family, label = ("thesis blocks", f"ResNet-50, {variant.label}") if variant.args else ("residual", variant.label)
+    where = f"thesis, Table {variant.table}" if variant.table else ("thesis, §3.5" if variant.args else "thesis, §2.1")
+    return Row(label, family, partial(thesis_model, name), 224, f"{where}; ctxnet", "", name)
+
+
+def timm_row(name, pretrained=False):
+    """The thesis' networks from timm: ours at full size are timm's own, which know where their weights are."""
+    return timm_model(name, pretrained) if pretrained else create_model(name, num_classes=1000)
+
+
+def _resnet(depth):
+    name = f"resnet{depth}"
+    return Row(f"ResNet-{depth}", "residual", partial(thesis_model, name), 224, "He et al. 2016; ctxnet")
+
+
+def _cifar(name, label):
+    return Row(label, "residual" if name.startswith("resnet") else "classical", partial(cifar_model, name), 32,
+               "He et al. 2016 §4.2; ctxnet", downloads=False)  # fmt: skip
+
+
+# The last normalisation of a residual branch starts at one in every row. timm's default of zero would make every
+# ResNet the identity at first, so that its blocks would use no context at all.
+_ONE = {"zero_init_last": False}
+_SEGMENTED = r"backbone\.layer\d\.\d+|classifier\.[04]"
+THESIS = [name for name, variant in VARIANTS.items() if variant.table or variant.args or name == "resnet50"]
+
+ROWS = {
+    "lenet5": _own("LeNet-5", "classical", LeNet5, 32, "LeCun et al. 1998"),
+    "alexnet": _torchvision("AlexNet", "classical", "alexnet", 224, "Krizhevsky et al. 2012"),
+    "vgg16": _torchvision("VGG-16", "classical", "vgg16", 224, "Simonyan and Zisserman 2015"),
+    "vgg19": _torchvision("VGG-19", "classical", "vgg19", 224, "Simonyan and Zisserman 2015"),
+    "googlenet": _torchvision("GoogLeNet", "classical", "googlenet", 224, "Szegedy et al. 2015", init_weights=True,
+                              aux_logits=False, layers=r"conv[123]|inception\d[a-e]"),
+    "inception_v3": _torchvision("Inception v3", "classical", "inception_v3", 299, "Szegedy et al. 2016",
+                                 init_weights=True, aux_logits=False, layers=r"Conv2d_\d[ab]_\dx\d|Mixed_\d[a-e]"),
+    "plain20": _cifar("plain20", "plain-20"),
+    "plain56": _cifar("plain56", "plain-56"),
+    "resnet20": _cifar("resnet20", "ResNet-20"),
+    "resnet32": _cifar("resnet32", "ResNet-32"),
+    "resnet44": _cifar("resnet44", "ResNet-44"),
+    "resnet56": _cifar("resnet56", "ResNet-56"),
+    "resnet110": _cifar("resnet110", "ResNet-110"),
+    "resnet18": _resnet(18),
+    "resnet34": _resnet(34),
+    **{name: _of_the_thesis(name) for name in THESIS},
+    "resnet101": _resnet(101),
+    "resnet152": _resnet(152),
+    "wide_resnet50_2": _timm("Wide ResNet-50-2", "residual", "wide_resnet50_2", 224, "Zagoruyko and Komodakis 2016", **_ONE),
+    "resnext50_32x4d": _timm("ResNeXt-50", "residual", "resnext50_32x4d", 224, "Xie et al. 2017", **_ONE),
+    "densenet121": _torchvision("DenseNet-121", "residual", "densenet121", 224, "Huang et al. 2017"),
+    "seresnet50": _timm("SE-ResNet-50", "attention", "seresnet50", 224, "Hu et al. 2018", **_ONE),
+    "cbam_resnet50": _timm("CBAM-ResNet-50", "attention", "resnet50", 224, "Woo et al. 2018",
+                           block_args={"attn_layer": "cbam"}, **_ONE),
+    "resnest50d": _timm("ResNeSt-50", "attention", "resnest50d", 224, "Zhang et al. 2020", **_ONE),
+    "squeezenet1_0": _torchvision("SqueezeNet", "efficient", "squeezenet1_0", 224, "Iandola et al. 2016"),
+    "mobilenetv1_100": _timm("MobileNet v1", "efficient", "mobilenetv1_100", 224, "Howard et al. 2017"),
+    "mobilenetv2_100": _timm("MobileNet v2", "efficient", "mobilenetv2_100", 224, "Sandler et al. 2018"),
+    "xception": _timm("Xception", "efficient", "legacy_xception", 299, "Chollet 2017", layers=r"block\d+|conv[34]"),
+    "efficientnet_b0": _timm("EfficientNet-B0", "efficient", "efficientnet_b0", 224, "Tan and Le 2019"),
+    "efficientnet_b1": _timm("EfficientNet-B1", "efficient", "efficientnet_b1", 240, "Tan and Le 2019"),
+    "efficientnet_b2": _timm("EfficientNet-B2", "efficient", "efficientnet_b2", 260, "Tan and Le 2019"),
+    "efficientnet_b3": _timm("EfficientNet-B3", "efficient", "efficientnet_b3", 300, "Tan and Le 2019"),
+    "swin_tiny": _timm("Swin-T", "attention", "swin_tiny_patch4_window7_224", 224, "Liu et al. 2021"),
+    "mixer_b16": _timm("MLP-Mixer-B/16", "MLP", "mixer_b16_224", 224, "Tolstikhin et al. 2021"),
+    "resmlp_12": _timm("ResMLP-12", "MLP", "resmlp_12_224", 224, "Touvron et al. 2021"),
+    "fcn_resnet50": _torchvision("FCN (ResNet-50)", "dense output", "fcn_resnet50", 224, "Long et al. 2015",
+                                 segmentation=True, layers=_SEGMENTED),
+    "deeplabv3_resnet50": _torchvision("DeepLabv3 (ResNet-50)", "dense output", "deeplabv3_resnet50", 224,
+                                       "Chen et al. 2017", segmentation=True, layers=_SEGMENTED),
+    "unet": _own("U-Net", "dense output", UNet, 224, "Ronneberger et al. 2015", layers=r"(encoder|decoder)\.\d"),
+    "rcan": _own("RCAN, 3 groups of 6", "dense output", RCAN, 64, "Zhang et al. 2018", groups=3, blocks=6,
+                 layers=r"groups\.\d\.blocks\.\d+"),
+}  # fmt: skip
