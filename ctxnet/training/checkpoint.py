@@ -18,6 +18,8 @@ def load_checkpoint(path, learner):
     """
     tensors, state = load_tensors(path)
     learner.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    device = next(learner.model.parameters()).device  # fastai's optimisers do not move what they are given
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith("optimizer")}
     learner.opt.load_state_dict(_put_together(state.pop("optimizer"), tensors))
     return state
 
