@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..blocks.base import require_at_least
+from .resnet import Classifier
 
 DEPTHS = (20, 32, 44, 56, 110)
 FULL_WIDTH = 16  # channels of the first stage at ``width=64``, the full size of every row
@@ -37,7 +38,7 @@ class CifarBlock(nn.Module):
         return functional.pad(x, (0, 0, 0, 0, before, self.missing - before)) if self.missing else x
 
 
-class CifarNet(nn.Module):
+class CifarNet(Classifier):
     """A plain net or a ResNet of 6n + 2 layers.
 
     Args:
@@ -71,20 +72,12 @@ class CifarNet(nn.Module):
                 blocks.append(CifarBlock(inputs, channels, 2 if stage and not index else 1, residual))
                 inputs = channels
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
-        self.fc = nn.Linear(inputs, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.finish(inputs, num_classes, drop_rate)
 
     def forward_features(self, x):
         """(N, 3, H, W) → (N, num_features, H/4, W/4), rounded up."""
         x = self.relu(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x)))
-
-    def forward(self, x):
-        return self.fc(self.dropout(self.avgpool(self.forward_features(x)).flatten(1)))
 
 
 def create_cifar(name, *, num_classes, width, drop_rate=0.0):

@@ -83,7 +83,23 @@ def stage_sizes(input_size):
     return sizes[1:]
 
 
-class ResNet(nn.Module):
+class Classifier(nn.Module):
+    """A network that ends in global pooling, dropout and one linear layer, above its own ``forward_features``."""
+
+    def finish(self, inputs, num_classes, drop_rate):
+        """Add the end, and He initialisation for all convolutions; the last thing a constructor calls."""
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
+        self.fc = nn.Linear(inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x):
+        return self.fc(self.dropout(self.avgpool(self.forward_features(x)).flatten(1)))
+
+
+class ResNet(Classifier):
     """ResNet-18/34/50/101/152 with a context block in chosen stages or blocks.
 
     Args:
@@ -140,20 +156,12 @@ class ResNet(nn.Module):
                 layers.append(kind(inputs, channels, stride, dilation, make_context(f"layer{stage + 1}.{index}")))
                 inputs = channels * kind.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
-        self.fc = nn.Linear(inputs, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.finish(inputs, num_classes, drop_rate)
 
     def forward_features(self, x):
         """(N, 3, H, W) → (N, num_features, H/32, W/32), rounded up."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
-
-    def forward(self, x):
-        return self.fc(self.dropout(self.avgpool(self.forward_features(x)).flatten(1)))
 
 
 def _chosen_blocks(names, stages, blocks):
