@@ -63,9 +63,12 @@ def _campaign(args):
 
 
 def _measure(args):
-    from .training import measure_variant
+    from .training import measure_lattice, measure_variant
 
-    print(measure_variant(args.variant, args.params, root=args.root))
+    if args.everywhere:
+        print(measure_lattice(args.variant, args.params, root=args.root, progress=not args.quiet))
+    else:
+        print(measure_variant(args.variant, args.params, root=args.root))
 
 
 def _report(args):
@@ -134,6 +137,8 @@ def build_parser():
 
     sub_measure = command("measure", _measure, "Measure RF, ERF and mean distance of a full-size network at initialisation.")
     sub_measure.add_argument("--variant", required=True, help="a name from `list`")
+    sub_measure.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
+    sub_measure.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub_report = command("report", _report, "Gather the tables and figures of a protocol in one page.")
     sub_report.add_argument("--protocol", required=True, help="a group of params.yaml")

@@ -10,6 +10,7 @@ from ctxnet.measure import (
     context_profile,
     effective_receptive_field,
     mean_distance,
+    profile_lattice,
     receptive_field,
     summed_erf,
 )
@@ -48,6 +49,21 @@ def test_batches_and_positions(model, profile):
     assert corner.center.tolist() == [[0, 32]] and corner.summed is None
     with pytest.raises(ValueError, match="outside the 2×2 map"):
         context_profile(model, IMAGES, ["layer1.0", "layer4.1"], position=(3, 3))
+
+
+def test_a_lattice_is_one_profile_per_place(model, profile):
+    found = dict(profile_lattice(model, IMAGES, 3, ["layer1.1", "layer4.1"]))
+    assert list(found) == [(i, j) for i in range(3) for j in range(3)]
+    near, far = (profile.layers.index(layer) for layer in ("layer1.1", "layer4.1"))
+    torch.testing.assert_close(found[1, 1].erf[0], profile.erf[near])  # the middle of 16 positions in thirds: 8
+    for (i, j), one in found.items():
+        row, col = ((2 * k + 1) * 16 // 6 for k in (i, j))
+        alone = context_profile(model, IMAGES, ["layer1.1"], position=(row, col))
+        assert torch.equal(one.rf[0], alone.rf[0]) and one.center[0].tolist() == [4 * row, 4 * col]
+        torch.testing.assert_close(one.erf[0], alone.erf[0])
+    assert found[1, 1].center[1].tolist() == profile.center[far].tolist() == [32, 32]  # a 2×2 map: its position (1, 1)
+    with pytest.raises(ValueError, match="n=0 must be at least 1"):
+        next(profile_lattice(model, IMAGES, 0))
 
 
 def test_file_is_the_same_every_time_and_keeps_the_measures(profile, tmp_path):

@@ -111,6 +111,7 @@ NETS = {
     "unfolded": lambda: Lambda(lambda x: nn.functional.unfold(x, 3, 2, 2).unflatten(2, x.shape[2:])),
     "constant mask": lambda: Lambda(lambda x: torch.where(torch.eye(x.shape[2], x.shape[3]).bool(), x, x.flip(3))),
     "cumulative": lambda: Lambda(lambda x: x.cumsum(2)),
+    "stacked": lambda: Lambda(lambda x: torch.stack([x, x.roll((2, 3), (2, 3)), x * 0.5], 1)[:, 1:].flatten(1, 2)),
     "split": lambda: Lambda(lambda x: torch.cat([x[:, :1], x[:, 1:].roll((2, 3), (2, 3))], 1)),
     "zero weights": lambda: _zeroed(nn.Sequential(same(), nn.BatchNorm2d(4), nn.ReLU())),
 }

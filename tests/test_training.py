@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fastai.callback.core import Callback
 
 import ctxnet
 from ctxnet.measure import ContextProfile
+from ctxnet.report.records import load_history
 from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
 from ctxnet.training.schedule import learning_rate, reseed
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden_traces.json")
-ROWS = load_params(ROOT / "params.yaml")["rows"]
+PARAMS = load_params(ROOT / "params.yaml")
+ROWS = list(dict.fromkeys([*PARAMS["rows"], *(row for rows in PARAMS["own_rows"].values() for row in rows)]))
 
 
 @pytest.fixture
@@ -40,8 +43,6 @@ def toy(project, **changes):
 
 def trace(variant, folder):
     """Losses of the first three training steps and of the validation after them."""
-    from fastai.callback.core import Callback
-
     from ctxnet.data import loaders, prepare_dataset
     from ctxnet.training.learner import build_learner, fit_epoch
 
@@ -195,6 +196,37 @@ def test_a_run_leaves_a_complete_deterministic_record(project):
         path.unlink()
     run(toy(project), "resnet50_perm1", root=project, progress=False)
     assert {name: (first.folder / name).read_bytes() for name in names} == before
+
+
+def test_training_answers_are_kept_on_request_and_change_nothing_else(project):
+    class Answers(Callback):
+        def before_train(self):
+            self.right, self.seen = 0, 0
+
+        def after_loss(self):
+            if self.learn.training:
+                self.right += int((self.learn.pred.argmax(1) == self.learn.yb[0]).sum())
+                self.seen += len(self.learn.pred)
+
+        def after_train(self):
+            self.shares = [*getattr(self, "shares", ()), self.right / self.seen]
+
+    plain, counted = toy(project), toy(project, train_top1=True)
+    without = run(plain, "plain20", root=project, progress=False)
+    columns, *lines = (without.folder / "history.csv").read_text().splitlines()
+    answers = Answers()
+    asked = run(counted, "plain20", root=project, progress=False, cbs=[answers])
+    more, *longer = (asked.folder / "history.csv").read_text().splitlines()
+    assert more == columns + ",train_top1" and [line.rpartition(",")[0] for line in longer] == lines
+    assert [float(line.rpartition(",")[2]) for line in longer] == pytest.approx(answers.shares)
+    assert load_history("quick", "plain20", 0, project)["train_top1"].tolist() == pytest.approx(answers.shares)
+    # A stopped run goes on with the same table.
+    aside = (asked.folder / "history.csv").read_bytes()
+    for path in asked.folder.iterdir():
+        path.unlink()
+    assert run(counted, "plain20", root=project, progress=False, max_minutes=1e-9).status == "paused"
+    run(counted, "plain20", root=project, progress=False)
+    assert (asked.folder / "history.csv").read_bytes() == aside
 
 
 def test_a_missing_record_is_made_again_from_the_weights(project):

@@ -3,7 +3,7 @@
 from ctxnet.measure.calibration import calibrate
 from ctxnet.measure.distance import mean_distance
 from ctxnet.measure.effective import effective_receptive_field, residual_blocks, summed_erf
-from ctxnet.measure.profile import ContextProfile, context_profile
+from ctxnet.measure.profile import ContextProfile, context_profile, profile_lattice
 from ctxnet.measure.receptive_field import check_receptive_field, receptive_field
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "context_profile",
     "effective_receptive_field",
     "mean_distance",
+    "profile_lattice",
     "receptive_field",
     "residual_blocks",
     "summed_erf",

@@ -1,5 +1,6 @@
 """A context profile: receptive field, effective receptive field and mean distance at every block of a model."""
 
+import itertools
 import json
 import math
 import warnings
@@ -108,14 +109,45 @@ def context_profile(model, images, layers=None, position=None, *, aggregate="abs
     with measurable(model, images) as (model, images):
         reach = Reach(model, layers, tuple(images.shape[1:]))
         positions = {layer: reach.grids[layer].position(position) for layer in layers}
-        masks = reach.masks(positions)
-        wanted = {layer: [positions[layer]] for layer in layers}
-        maps = erf_maps(model, images, reach.grids, wanted, aggregate, batch_size)
-        whole = None
+        profile = _profile(reach, model, images, positions, aggregate, batch_size)
         if summed:
             grid = reach.grids[layers[-1]]
             every = {layers[-1]: [(r, c) for r in range(grid.height) for c in range(grid.width)]}
             whole = erf_maps(model, images, {layers[-1]: grid}, every, aggregate, batch_size)[layers[-1]]
+            profile.summed = _scaled(whole, layers[-1])
+    return profile
+
+
+def profile_lattice(model, images, n=7, layers=None, *, aggregate="abs_sum", batch_size=None):
+    """Profiles at n×n positions spread evenly over every layer's map: what a feature sees depends on where it sits.
+
+    Place (i, j) is the feature (⌊(2i + 1)·H / 2n⌋, ⌊(2j + 1)·W / 2n⌋) of an H×W map; for odd n the middle one is that of
+    :func:`context_profile`. A map smaller than n×n has some features at several places.
+
+    Args:
+        n: places per side, at least 1; the others as for :func:`context_profile`.
+
+    Yields:
+        ((i, j), :class:`ContextProfile`), row by row.
+    """
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1")
+    layers = residual_blocks(model) if layers is None else list(layers)
+    with measurable(model, images) as (model, images):
+        reach = Reach(model, layers, tuple(images.shape[1:]))
+        for i, j in itertools.product(range(n), repeat=2):
+            positions = {
+                layer: ((2 * i + 1) * grid.height // (2 * n), (2 * j + 1) * grid.width // (2 * n))
+                for layer, grid in reach.grids.items()
+            }
+            yield (i, j), _profile(reach, model, images, positions, aggregate, batch_size)
+
+
+def _profile(reach, model, images, positions, aggregate, batch_size):
+    layers = reach.layers
+    masks = reach.masks(positions)
+    wanted = {layer: [positions[layer]] for layer in layers}
+    maps = erf_maps(model, images, reach.grids, wanted, aggregate, batch_size)
     centers = [reach.grids[layer].center(positions[layer]) for layer in layers]
     erfs = [_scaled(maps[layer], layer) for layer in layers]
     distances = [mean_distance(e, c) if e.any() else math.nan for e, c in zip(erfs, centers, strict=True)]
@@ -126,7 +158,6 @@ def context_profile(model, images, layers=None, position=None, *, aggregate="abs
         erf=torch.stack(erfs),
         distance=torch.tensor(distances, dtype=torch.float64),
         exact=[masks[layer][1] for layer in layers],
-        summed=None if whole is None else _scaled(whole, layers[-1]),
     )
 
 

@@ -614,9 +614,23 @@ def concatenation(call):
     return result, True
 
 
+@rule("stack")
+def stacking(call):
+    """As a concatenation along a new dimension, so that what is alike along the others stays in one element."""
+    result, tensors = [], call["tensors"]
+    dim = call["dim"] % len(call.shape)
+    for number, node in enumerate(tensors):
+        if call.live(node):
+            source = torch.full((len(tensors),), -1)
+            source[number] = 0
+            before = tuple(node.meta["val"].shape)
+            result.append((node, [Reshape(before, (*before[:dim], 1, *before[dim:])), Pick(dim, source, 1)]))
+    return result, True
+
+
 @rule(
     "roll constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
-    "replication_pad3d repeat tile stack im2col unfold pixel_shuffle pixel_unshuffle channel_shuffle diagonal "
+    "replication_pad3d repeat tile im2col unfold pixel_shuffle pixel_unshuffle channel_shuffle diagonal "
     "tril triu masked_fill where slice_scatter select_scatter index _unsafe_index gather index_put take "
     "repeat_interleave rot90 as_strided scatter index_copy index_fill native_channel_shuffle take_along_dim "
     "diagonal_scatter unfold_copy"

@@ -15,6 +15,7 @@ import pandas as pd
 
 RECORD_COLUMNS = ["variant", "seed", "top1", "top1_best", "n", "epochs", "parameters", "config_hash"]
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "valid_loss", "top1"]
+TRAIN_TOP1 = "train_top1"  # a further column of runs whose protocol asks for it
 PREDICTION_COLUMNS = ["image", "label", "predicted"]
 
 
@@ -69,8 +70,9 @@ def load_records(protocol, root="."):
 
 
 def load_history(protocol, variant, seed=0, root="."):
-    """One run's epochs: :data:`HISTORY_COLUMNS`, one row per epoch."""
-    return _csv(run_folder(protocol, variant, seed, root) / "history.csv", HISTORY_COLUMNS, protocol, variant)
+    """One run's epochs: :data:`HISTORY_COLUMNS`, one row per epoch, and :data:`TRAIN_TOP1` where the run kept it."""
+    path = run_folder(protocol, variant, seed, root) / "history.csv"
+    return _csv(path, HISTORY_COLUMNS, protocol, variant, may_have=[TRAIN_TOP1])
 
 
 def load_predictions(protocol, variant, seed=0, root="."):
@@ -141,14 +143,14 @@ def _json(path):
     return value
 
 
-def _csv(path, columns, protocol, variant):
+def _csv(path, columns, protocol, variant, may_have=()):
     if not path.exists():
         raise MissingRecord(path, make_command(protocol, variant))
     try:
         frame = pd.read_csv(path)
     except ValueError as error:  # pandas' parser and empty-file errors are ValueErrors
         raise BadRecord(f"{path.as_posix()}: not a table ({str(error).strip()})") from None
-    if list(frame.columns) != columns:
+    if list(frame.columns) not in (columns, [*columns, *may_have]):
         raise BadRecord(
             f"{path.as_posix()}: columns {','.join(map(str, frame.columns))} instead of {','.join(columns)}"
         )

@@ -2,8 +2,9 @@
 
 from .campaign import campaign, plan
 from .context import calibrate, measure_variant
-from .protocol import Measure, Protocol, load_measure, load_params, load_protocol, seeds_of
+from .lattice import measure_lattice
+from .protocol import Measure, Protocol, load_measure, load_params, load_protocol, rows_of, seeds_of
 from .run import RunResult, read_record, run
 
 __all__ = ["Measure", "Protocol", "RunResult", "calibrate", "campaign", "load_measure", "load_params", "load_protocol",
-           "measure_variant", "plan", "read_record", "run", "seeds_of"]
+           "measure_lattice", "measure_variant", "plan", "read_record", "rows_of", "run", "seeds_of"]

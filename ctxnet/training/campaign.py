@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..naming import require_known
 from ..tensors import load_tensors
-from .protocol import load_params, seeds_of
+from .protocol import load_params, rows_of, seeds_of
 from .run import read_record, run
 
 
@@ -41,21 +41,22 @@ def plan(protocol, *, root=".", rows=None, seeds=None):
 
     Args:
         protocol: from ``load_protocol``.
-        rows: only these; None: ``rows`` of params.yaml.
+        rows: only these; None: all of the protocol.
         seeds: only these; None: those of the protocol and of ``more_seeds``.
 
     Returns:
         List of :class:`Job`.
 
     Raises:
-        ValueError: for a row that is not in params.yaml, with the near names.
+        ValueError: for a row that params.yaml does not give this protocol, with the near names.
     """
     root = Path(root)
     params = load_params(root / "params.yaml")
+    known = rows_of(protocol, params)
     for row in rows or ():
-        require_known("row", row, params["rows"])
-    order = [row for row in params["campaign"]["order"] if row in params["rows"]]
-    order += [row for row in params["rows"] if row not in order]
+        require_known("row", row, known)
+    order = [row for row in params["campaign"]["order"] if row in known]
+    order += [row for row in known if row not in order]
     chosen = [row for row in order if rows is None or row in rows]
     wanted = {row: seeds_of(protocol, row, params) if seeds is None else seeds for row in chosen}
     every = sorted({seed for some in wanted.values() for seed in some}, key=lambda seed: (seed != 0, seed))

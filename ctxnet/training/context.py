@@ -37,11 +37,26 @@ def trained_profile(model, variant, images):
     return profile
 
 
+def initial_network(variant, settings):
+    """The network of ``settings`` (:class:`ctxnet.training.Measure`) before training, and the images it was calibrated on.
+
+    The images are those of the probe set, which every machine can make. Batch normalisation takes its statistics
+    from them, as it would in the first step of training; without that, activations double block by block.
+
+    Returns:
+        (model, float32 images (N, 3, S, S)).
+    """
+    model = create_model(variant, seed=settings.seed, width=settings.width, input_size=settings.image_size)
+    pixels, _ = probe.make_probe(settings.images, image_size=settings.image_size, seed=settings.seed)
+    images = normalise(pixels)
+    calibrate(model, images)
+    return model, images
+
+
 def measure_variant(variant, path="params.yaml", *, root="."):
     """Measure the full-size network at initialisation into ``results/measure/<variant>/``, once per setting.
 
-    The images are those of the probe set, which every machine can make. Batch normalisation takes its statistics
-    from them first, as it would in the first step of training; without that, activations double block by block.
+    The images are those of :func:`initial_network`.
 
     Returns:
         Path of the folder.
@@ -55,10 +70,7 @@ def measure_variant(variant, path="params.yaml", *, root="."):
     with one_writer(folder):
         remove_partials(folder)
         started = time.perf_counter()
-        model = create_model(variant, seed=settings.seed, width=settings.width, input_size=settings.image_size)
-        pixels, _ = probe.make_probe(settings.images, image_size=settings.image_size, seed=settings.seed)
-        images = normalise(pixels)
-        calibrate(model, images)
+        model, images = initial_network(variant, settings)
         profile = context_profile(model, images)
         if variant in SUMMED:
             profile.summed = summed_erf(model, images[: settings.summed_images])

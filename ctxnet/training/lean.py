@@ -46,12 +46,13 @@ def _listens(callback, event_name):
 class LeanLearner(Learner):
     """A Learner whose batches cost what they compute. ``sums`` holds those of the current split.
 
-    With ``bf16`` the network runs under bfloat16 autocast, its weights, loss and optimiser in float32.
+    With ``bf16`` the network runs under bfloat16 autocast, its weights, loss and optimiser in float32. With
+    ``keep_answers`` the sums hold labels and predictions of training too.
 
     Callbacks are asked for their methods when they are added; a method given to one later is not called.
     """
 
-    bf16 = False
+    bf16 = keep_answers = False
 
     def add_cb(self, cb):
         self._listeners = {}
@@ -108,7 +109,7 @@ class LeanLearner(Learner):
         self.loss_grad = self.loss_func(self.pred, *self.yb)
         self.loss = self.loss_grad.detach()
         self._call_one("after_loss")
-        self.sums.add(self.loss_grad, self.pred, self.yb[0], keep=not self.training)
+        self.sums.add(self.loss_grad, self.pred, self.yb[0], keep=self.keep_answers or not self.training)
         if self.training:
             self._do_grad_opt()
 

@@ -24,11 +24,16 @@ class Bookkeeper(Callback):
 
     def after_train(self):
         self.train_loss = self._mean_loss("training")
+        if self.learn.keep_answers:
+            self.train_top1 = self._top1()
 
     def after_validate(self):
         self.valid_loss = self._mean_loss("validation")
         self.labels, self.predicted = self.learn.sums.labels(), self.learn.sums.predicted()
-        self.top1 = float((self.predicted == self.labels).double().mean())
+        self.top1 = self._top1()
+
+    def _top1(self):
+        return float((self.learn.sums.predicted() == self.learn.sums.labels()).double().mean())
 
     def _mean_loss(self, what):
         loss = self.learn.sums.mean_loss()
@@ -65,7 +70,7 @@ def build_learner(model, dls, protocol, *, cbs=()):
         cbs=[Bookkeeper(), *cbs],
     )
     learner.remove_cbs([Recorder, ProgressCallback])
-    learner.bf16 = protocol.precision == "bf16"
+    learner.bf16, learner.keep_answers = protocol.precision == "bf16", protocol.train_top1
     if protocol.compile:
         learner.model.compile(backend=protocol.compile)
     learner.create_opt()

@@ -35,6 +35,7 @@ class Protocol:
         drop_rate: share of the features before the classifier that dropout sets to zero.
         precision: "float32", or "bf16" for bfloat16 autocast over float32 weights.
         compile: backend of ``torch.compile`` ("inductor"); empty: none.
+        train_top1: also keep the share of right answers on the training batches, as they are seen in training.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Protocol:
     drop_rate: float = 0.0
     precision: str = "float32"
     compile: str = ""
+    train_top1: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,19 @@ class Measure:
     seed: int
 
 
+@dataclass(frozen=True)
+class Lattice:
+    """Where the networks of :class:`Measure` are measured for the explorer; the group ``lattice`` of ``params.yaml``.
+
+    Attributes:
+        places: positions per side of every map.
+        cells: side of a stored map, in cells that cover its receptive field's box.
+    """
+
+    places: int
+    cells: int
+
+
 _CHOICES = {
     "device": ("cpu", "cuda"),
     "optimizer": ("sgd", "adamw", "ranger"),
@@ -81,7 +96,7 @@ _CHOICES = {
     "precision": ("float32", "bf16"),
     "compile": ("", "inductor", "aot_eager", "eager"),
 }
-_POSITIVE = ("image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "images")
+_POSITIVE = ("image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "images", "places", "cells")
 
 
 def load_params(path="params.yaml"):
@@ -106,6 +121,11 @@ def load_protocol(name, path="params.yaml"):
     return typed(Protocol, {"name": name, **groups[name]}, where=f"{path}: protocols.{name}")
 
 
+def rows_of(protocol, params):
+    """The rows of a protocol: those that ``own_rows`` of params.yaml gives it, else ``rows``."""
+    return (params.get("own_rows") or {}).get(protocol.name, params["rows"])
+
+
 def seeds_of(protocol, variant, params):
     """The seeds of one row: those of the protocol, and those that ``more_seeds`` of params.yaml adds for this row."""
     more = (params.get("more_seeds") or {}).get(protocol.name) or {}
@@ -115,6 +135,11 @@ def seeds_of(protocol, variant, params):
 def load_measure(path="params.yaml"):
     """The :class:`Measure` settings in ``path``; errors as for :func:`load_protocol`."""
     return typed(Measure, load_params(path).get("measure", {}), where=f"{path}: measure")
+
+
+def load_lattice(path="params.yaml"):
+    """The :class:`Lattice` settings in ``path``; errors as for :func:`load_protocol`."""
+    return typed(Lattice, load_params(path).get("lattice", {}), where=f"{path}: lattice")
 
 
 def typed(kind, values, *, where):

@@ -153,7 +153,8 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
         reseed(seed, epoch, (dls.train, dls.valid))
         rate = learning_rate(protocol, epoch)
         keeper = fit_epoch(learner, epoch, rate)
-        history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.top1])
+        answers = [keeper.train_top1] if protocol.train_top1 else []
+        history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.top1, *answers])
         longest = max(longest, time.perf_counter() - started)
         spent += time.perf_counter() - started
         save_checkpoint(checkpoint, learner, {"config": config, "history": history, "seconds": spent})
@@ -170,7 +171,7 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
     keeper, model = learner.bookkeeper, learner.model.eval()
     images = profile_images(prepared, protocol.profile_images).to(protocol.device)
     trained_profile(model, variant, images).save(folder / "context.npz")
-    write_csv(folder / "history.csv", HISTORY, history)
+    write_csv(folder / "history.csv", [*HISTORY, "train_top1"] if protocol.train_top1 else HISTORY, history)
     write_csv(
         folder / "predictions.csv", ("image", "label", "predicted"),
         zip(prepared.valid_ids, keeper.labels.tolist(), keeper.predicted.tolist(), strict=True),

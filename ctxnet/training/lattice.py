@@ -1,0 +1,116 @@
+"""What a full-size network at initialisation sees of one photograph, from everywhere: the data of the explorer."""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from .. import provenance
+from ..atlas.measures import erf_share
+from ..data import normalise
+from ..data.photograph import photograph
+from ..files import atomic_path, remove_partials, sha256, write_csv, write_json, write_sealed
+from ..locking import one_writer
+from ..measure import profile_lattice, residual_blocks
+from ..models import list_models
+from ..naming import require_known
+from .context import initial_network
+from .protocol import load_lattice, load_measure
+from .run import read_record
+
+LEVELS = 15  # steps of either map above nothing: together they fill a byte
+DECADES = 3  # of the effective receptive field, below its strongest cell, that its steps span
+COLUMNS = (
+    "block", "place", "center_row", "center_column", "distance", "rf_share", "erf90_share",
+    "box_top", "box_left", "box_side",
+)  # fmt: skip
+
+
+def measure_lattice(variant, path="params.yaml", *, root=".", progress=True):
+    """Measure one network at a lattice of positions into ``results/lattice/<variant>/``, once per setting.
+
+    The network is that of ``results/measure``: full size, 224 px, before training. ``maps.png`` holds one tile per block
+    (downwards) and place (row by row, to the right); a pixel is 16·e + r with e the step of the effective receptive
+    field (0: less than a thousandth of the strongest cell, then equal steps of its logarithm) and r the share of the
+    cell's pixels that lie in the receptive field, rounded up, both 0 … 15. A tile covers the square ``box`` (top, left,
+    side in px) around the receptive field, moved into the image. ``places.csv`` has :data:`COLUMNS` per block and place,
+    both counted from 0: the feature's centre and mean distance in px (empty without a gradient), the shares of the
+    image's pixels that lie in the receptive field and that hold 90 % of the effective one, and the box.
+
+    Returns:
+        Path of the folder.
+
+    Raises:
+        ValueError: on wrong names or settings, before any work.
+    """
+    root = Path(root)
+    settings, lattice = load_measure(root / path), load_lattice(root / path)
+    require_known("variant", variant, list_models())
+    folder = root / "results" / "lattice" / variant
+    about = {"variant": variant, "settings": dataclasses.asdict(settings) | dataclasses.asdict(lattice)}
+    with one_writer(folder):
+        remove_partials(folder)
+        old = read_record(folder)
+        if old is not None and all(old[key] == value for key, value in about.items()):
+            return folder
+        started = time.perf_counter()
+        model, _ = initial_network(variant, settings)
+        images = normalise(photograph(settings.image_size)[None])
+        layers = residual_blocks(model)
+        profiles = tqdm(
+            profile_lattice(model, images, lattice.places), total=lattice.places**2, unit="place", desc=variant,
+            disable=not progress, mininterval=2.0,
+        )  # fmt: skip
+        columns, lines = [], []
+        for place, (_, profile) in enumerate(profiles):
+            column, numbers = _column(profile, lattice.cells)
+            columns.append(column)
+            lines += [[block, place, *line] for block, line in enumerate(numbers)]
+        sprite = np.concatenate(columns, axis=1)
+        with atomic_path(folder / "maps.png") as partial, open(partial, "wb") as handle:
+            Image.fromarray(sprite).save(handle, format="png", optimize=True)
+        write_csv(folder / "places.csv", COLUMNS, sorted(lines))
+        write_json(
+            folder / "provenance.json",
+            provenance.collect(root=root) | {"wall_seconds": round(time.perf_counter() - started, 1)},
+        )
+        files = {name: sha256(folder / name) for name in ("maps.png", "places.csv")}
+        write_sealed(folder / "record.json", about | {"layers": layers, "files": files})  # last: it vouches for the others
+    return folder
+
+
+def _column(profile, cells):
+    """The tiles of all blocks at one place, uint8 (L·cells, cells), and a line of numbers for each."""
+    tiles, lines = [], []
+    for rf, erf, center, distance in zip(profile.rf, profile.erf, profile.center, profile.distance, strict=True):
+        top, left, side = box = _box(rf)
+        cut = (slice(top, top + side), slice(left, left + side))
+        tiles.append(_tile(rf[cut], erf[cut], cells))
+        distance = "" if math.isnan(distance) else round(float(distance), 2)
+        shares = [round(float(rf.double().mean()), 5), round(erf_share(erf, 0.9), 5) if erf.any() else ""]
+        lines.append([*(round(float(c), 2) for c in center), distance, *shares, *box])
+    return np.concatenate(tiles), lines
+
+
+def _box(mask):
+    """(top, left, side) of the smallest square around a mask that lies in the image; of all of it for an empty mask."""
+    height, width = mask.shape
+    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+    if not len(rows):
+        return [0, 0, min(height, width)]
+    side = int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
+    return [min(int(rows[0]), height - side), min(int(columns[0]), width - side), side]
+
+
+def _tile(rf, erf, cells):
+    """One byte per cell: 16·(step of the effective receptive field) + (share of the receptive field)."""
+    share, weight = (functional.interpolate(m[None, None].double(), (cells, cells), mode="area")[0, 0] for m in (rf, erf))
+    relative = weight / weight.max().clamp(min=torch.finfo(torch.float64).tiny)
+    steps = (LEVELS * (1 + relative.clamp(min=1e-30).log10() / DECADES)).ceil().clamp(0, LEVELS)
+    return (16 * steps + (LEVELS * share).ceil()).to(torch.uint8).numpy()
