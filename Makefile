@@ -5,11 +5,12 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lab torture clean
+.PHONY: help setup repro test site lab torture clean
 
 help:
 	@echo "make repro     rebuild every table and figure on the quick protocol (PROTOCOL=small, thesis: the others)"
 	@echo "make test      lint, unit tests, the pipeline at toy size, every notebook"
+	@echo "make site      the paper as pages in site/, and as PDF: open site/index.html (a PDF takes a Chromium)"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make torture   the slow tests"
 	@echo "make clean     remove what repro and test made; committed results and .venv stay"
@@ -29,6 +30,9 @@ test: setup
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not torture" tests
 	pytest --nbval-lax --nbval-current-env notebooks/*.ipynb
 
+site: setup
+	python -m ctxnet site
+
 lab: setup
 	jupyter lab
 
@@ -37,7 +41,7 @@ torture: setup
 
 clean:
 	rm -rf results/quick results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-*
-	rm -rf dvc_plots .pytest_cache .ruff_cache .dvc/tmp .dvc/cache
+	rm -rf site dvc_plots .pytest_cache .ruff_cache .dvc/tmp .dvc/cache
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
 # For those without uv: environment.yml installs this list.

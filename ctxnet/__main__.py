@@ -1,4 +1,4 @@
-"""The command line: ``python -m ctxnet list | train | measure | report | compare | atlas``. Each calls the package."""
+"""The command line: ``python -m ctxnet list | train | campaign | measure | atlas | compare | report | site``."""
 
 import argparse
 import dataclasses
@@ -99,6 +99,15 @@ def _atlas(args):
         raise RuntimeError(f"{len(failed)} of {len(measured) + len(kept) + len(failed)} not measured: {', '.join(failed)}")
 
 
+def _site(args):
+    from .pipeline.stages import site
+    from .site.pdf import find_browser
+
+    if not args.no_pdf:
+        find_browser()  # before minutes of work
+    print(site(args.protocol, args.out, args.root, pdf=not args.no_pdf))
+
+
 def _compare(args):
     from .report.tables import comparison
 
@@ -162,6 +171,13 @@ def build_parser():
     sub_compare.add_argument("b", metavar="B", help="another one, of the same protocol")
     sub_compare.add_argument("--protocol", help="a group of params.yaml; small unless told")
     sub_compare.add_argument("--root", default=".", help="folder that holds params.yaml and results")
+
+    sub_site = command("site", _site, "Build the static site: chapters, atlas, explorer, model cards, PDF.")
+    sub_site.add_argument("--protocol", default="small", help="a group of params.yaml whose results are shown")
+    sub_site.add_argument("--out", default="site", help="folder of the site, relative to the root")
+    sub_site.add_argument("--no-pdf", action="store_true", help="do not print the paper, which takes a Chromium")
+
+    sub_site.add_argument("--root", default=".", help="folder that holds notebooks and results")
 
     for each in (sub, sub_campaign, sub_measure, sub_report):
         each.add_argument("--root", default=".", help="folder that holds params.yaml, data and results")

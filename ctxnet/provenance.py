@@ -39,6 +39,11 @@ def collect(data_manifest=None, root=".", device=None):
     }
 
 
+def subject(commit, root="."):
+    """First line of a commit's message; None where the commit or git is not there."""
+    return _git(root, "show", "--no-patch", "--format=%s", commit)
+
+
 def _git(root, *arguments):
     # GIT_OPTIONAL_LOCKS: runs side by side must not fight over the index.
     try:

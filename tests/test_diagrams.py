@@ -59,7 +59,7 @@ def test_every_figure_of_the_three_chapters_is_there():
         "1.1",
         "1.2",
         "1.3",
-        *(f"2.{i}" for i in range(1, 9)),
+        *(f"2.{i}" for i in range(1, 10)),
         *(f"3.{i}" for i in range(1, 5)),
     ]
     with pytest.raises(ValueError, match=re.escape("'2.1'")):
@@ -200,6 +200,36 @@ def test_sparse_connections_follow_the_blocks_own_indices():
     assert method.sources(second, 4, 6, divmod(start, 6)) == {divmod(p, 6) for p in seen}
     below = set().union(*(method.sources(first, 4, 6, divmod(p, 6)) for p in seen))
     assert below == {divmod(q, 6) for q in seen | {q for _, q in lower}}
+
+
+def test_every_row_is_shown_over_the_photograph(tmp_path):
+    from pathlib import Path
+
+    import yaml
+
+    from ctxnet.report import explorer
+    from ctxnet.report.records import MissingRecord
+    from ctxnet.training import load_params, measure_lattice
+
+    params = load_params(Path(__file__).parents[1] / "params.yaml")
+    params["measure"] |= {"image_size": 64, "width": 4, "images": 2}
+    params["lattice"] = {"places": 3, "cells": 8}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(MissingRecord, match="measure --everywhere --variant resnet50"):
+        explorer.draw_place(root=tmp_path)
+    assert "--everywhere" in explorer.photograph_explorer(tmp_path).children[1].value  # a widget says it too
+    folder = measure_lattice("resnet50", root=tmp_path, progress=False)
+    assert explorer.measured_rows(tmp_path) == ["resnet50"]
+    places = np.genfromtxt(folder / "places.csv", delimiter=",", names=True)
+    line = places[(places["block"] == 2) & (places["place"] == 1)][0]  # row 0.2 of 3 is 0, column 0.5 is 1
+    fig = explorer.draw_place("resnet50", 3, 0.2, 0.5, tmp_path)
+    (circle,), curve = fig.axes[0].patches, fig.axes[1].lines[0]
+    assert circle.center == (line["center_column"], line["center_row"]) and circle.radius == line["distance"]
+    assert curve.get_ydata().tolist() == places[places["place"] == 1]["distance"].tolist()
+    assert "layer1.2" in fig.axes[0].get_title() and fig.axes[1].get_title().startswith("block 3")
+    assert explorer.draw_place("resnet50", 99, root=tmp_path).axes[1].get_title().startswith("block 16")
+    with pytest.raises(ValueError, match="did you mean .*'resnet50'"):
+        explorer.draw_place("resnet5", root=tmp_path)
 
 
 def test_explorers_draw_without_a_browser():

@@ -15,7 +15,7 @@ import torch
 from ctxnet.files import sha256, write_csv, write_json, write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import claims, figures, html, records, tables
+from ctxnet.report import claims, degradation, figures, html, records, tables
 
 REPO = Path(__file__).parents[1]
 ROWS = [name for _, rows in tables.TABLES.values() for name in rows]
@@ -235,6 +235,67 @@ def test_one_seed_is_said_to_cover_images_only_and_never_tested(full):
     assert text.count("†") == 5 and "the choice of images and nothing else" in text and "No difference is tested" in text
     assert " † |" in tables.overview("small", full)
     assert tables.readings("4.1", "small", full).count("too few seeds: 1 and 1") == 3
+
+
+def test_a_row_trained_by_its_own_recipe_is_a_second_line(tmp_path):
+    fabricate(tmp_path, tables.TABLES["4.6"][1], measured=False, accuracy={"convnext_tiny": 0.2})
+    assert list(tables.with_own_recipes("4.6", "small", tmp_path)["variant"]) == tables.TABLES["4.6"][1]
+    own = {"convnext_tiny": 0.8}
+    fabricate(tmp_path, own, protocol="small_adamw", measured=False, accuracy=own)
+    frame = tables.with_own_recipes("4.6", "small", tmp_path).set_index("variant")
+    line, first = frame.loc["small_adamw:convnext_tiny"], frame.loc["convnext_tiny"]
+    assert len(frame) == 5 and line["architecture"] == "ConvNeXt-T, own recipe ‡" and line["seeds"] == 1
+    assert abs(line["top1"] - 80) < 8 and abs(first["top1"] - 20) < 8
+    assert line["difference_points"] == pytest.approx(line["top1"] - frame.loc["resnet50", "top1"], abs=0.02)
+    assert (line["thesis_top1"], line["parameters_million"]) == (first["thesis_top1"], first["parameters_million"])
+    text = tables.markdown("4.6", "small", tmp_path)
+    assert "protocol `small_adamw`" in text and text.count("ConvNeXt-T") == 2
+    assert tables.overview("small", tmp_path).count("`convnext_tiny`") == 2
+    assert len(tables.with_own_recipes("4.5", "small", tmp_path)) == 7
+    assert "small_adamw:convnext_tiny" in (tables.write_tables("small", tmp_path) / "table_4_6.csv").read_text()
+
+
+def degrade(root, protocol="degradation", seeds=(0, 1, 2), deep=0.9):
+    """Made-up runs in which plain nets of 56 layers err most, in training too."""
+    error = {"plain20": 0.4, "plain56": deep, "resnet20": 0.35, "resnet56": 0.3}
+    fabricate(root, error, protocol=protocol, seeds=seeds, measured=False, accuracy={k: 1 - e for k, e in error.items()})
+    for row, last in error.items():
+        for seed in seeds:
+            folder = root / "results" / protocol / "runs" / row / f"seed{seed}"
+            lines = (folder / "history.csv").read_text().splitlines()
+            right = [(1 - last) * (e + 1) / 5 + seed / 100 for e in range(len(lines) - 1)]
+            lines = [f"{line},{more}" for line, more in zip(lines, ["train_top1", *right], strict=True)]
+            (folder / "history.csv").write_text("\n".join(lines) + "\n")
+            record = json.loads((folder / "record.json").read_text())
+            record["files"]["history.csv"] = sha256(folder / "history.csv")
+            write_record(folder, record)
+
+
+def test_degradation_is_read_from_records_of_either_protocol(tmp_path):
+    shutil.copy(REPO / "params.yaml", tmp_path / "params.yaml")
+    assert degradation.chosen(tmp_path) is None and degradation.table(tmp_path).empty
+    assert "campaign --protocol degradation" in degradation.markdown(tmp_path)
+    assert any("campaign" in t.get_text() for ax in degradation.figure_2_9(tmp_path).axes for t in ax.texts)
+    degrade(tmp_path)
+    errors = degradation.errors("degradation", "plain56", tmp_path)
+    assert errors.shape == (3, 5, 2) and errors[1, -1, 0] == pytest.approx(100 * (1 - 0.1 - 0.01))
+    records_ = records.load_records("degradation", tmp_path).set_index(["variant", "seed"])
+    assert errors[2, -1, 1] == pytest.approx(100 * (1 - records_.loc[("plain56", 2), "top1"]))
+    table = degradation.table(tmp_path).set_index("network")
+    assert table.loc["plain-56", "train_error"] == pytest.approx(89) and list(table["seeds"]) == [3] * 4
+    text = degradation.markdown(tmp_path)
+    assert "plain-56 against plain-20" in text and "(p = 0.001): worse." in text
+    lines = [line for ax in degradation.figure_2_9(tmp_path).axes for line in ax.lines]
+    assert len(lines) == 8 and lines[2].get_ydata()[-1] == pytest.approx(89)  # 56 layers, training
+    degrade(tmp_path, "degradation_full", seeds=(0,), deep=0.8)
+    assert degradation.chosen(tmp_path) == "degradation_full"
+    assert "too few seeds for a verdict" in degradation.markdown(tmp_path)
+
+
+def test_degradation_needs_training_errors(tmp_path):
+    fabricate(tmp_path, degradation.ROWS, protocol="degradation", measured=False)
+    with pytest.raises(records.BadRecord, match="plain20 seed 0: no train_top1"):
+        degradation.figure_2_9(tmp_path)
 
 
 def test_answers_that_disagree_with_their_record_are_refused(tmp_path):

@@ -2,8 +2,12 @@
 
     python -m ctxnet.pipeline.stages data quick      # prepare the images, describe them in data/quick.json
     python -m ctxnet.pipeline.stages report quick    # run the chapters on the records, write the report
+
+:func:`site` is for the command line: what it writes is no result, so no stage stands for it.
 """
 
+import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -44,10 +48,11 @@ def data(protocol, root="."):
 
 
 def report(protocol, root="."):
-    """Run every chapter notebook on a protocol's records, then write metrics, history and the report page.
+    """Run every chapter notebook on a protocol's records, then write metrics, curves, model cards and the report page.
 
     The executed chapters are kept in ``results/<protocol>/notebook/``.
     """
+    from ctxnet.report.cards import write_cards
     from ctxnet.report.html import build_report
     from ctxnet.training import load_protocol
 
@@ -55,29 +60,64 @@ def report(protocol, root="."):
     load_protocol(protocol, root / "params.yaml")
     results = root / "results" / protocol
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
-        print(f"{chapter.stem} …", flush=True)
-        output = results.relative_to(root) / "notebook" / chapter.name
-        run_notebook(chapter.relative_to(root), {"protocol": protocol, "save": True}, output, root)
+        _execute(chapter, protocol, root, save=True)
     _summarise(protocol, root, results)
+    write_cards(protocol, root)
     build_report(protocol, root=root)
 
 
+def site(protocol, out="site", root=".", *, pdf=False):
+    """Build the static site of a protocol's committed results; returns the path of its first page.
+
+    Chapters are executed if they have not been since the notebooks, the code or the records changed.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.site.build_site`.
+    """
+    from ctxnet.site import build_site
+    from ctxnet.training import load_protocol
+
+    root = Path(root)
+    load_protocol(protocol, root / "params.yaml")
+    sources = [path for kind in ("ctxnet/**/*.py", "results/*/**/record.json") for path in root.glob(kind)]
+    newest = max((path.stat().st_mtime for path in sources), default=0)
+    for chapter in sorted((root / "notebooks").glob("*.ipynb")):
+        output = root / "results" / protocol / "notebook" / chapter.name
+        if not output.exists() or output.stat().st_mtime < max(newest, chapter.stat().st_mtime):
+            _execute(chapter, protocol, root, save=False)
+    return build_site(protocol, root / out, root, pdf=pdf)
+
+
+def _execute(chapter, protocol, root, *, save):
+    print(f"{chapter.stem} …", flush=True)
+    output = Path("results") / protocol / "notebook" / chapter.name
+    run_notebook(chapter.relative_to(root), {"protocol": protocol, "save": save}, output, root)
+
+
 def _summarise(protocol, root, results):
-    """``metrics.json``: top-1 of each variant; ``history.csv``: the same per epoch. Means over the seeds."""
-    from ctxnet.report.records import load_history, load_records
+    """``metrics.json``: top-1 of each variant; ``history.csv``: the same per epoch; ``distance.csv``: mean distance per
+    block of the trained networks, in percent of the side. Means over the seeds. Cells are empty past a network's last block
+    and for rows without a record, since DVC draws no plot at all where a column is missing."""
+    from ctxnet.report.records import load_history, load_profile, load_records
+    from ctxnet.training import load_params
 
     records = load_records(protocol, root)
+    rows = load_params(root / "params.yaml")["rows"]
     write_json(results / "metrics.json", records.groupby("variant")["top1"].mean().to_dict())
-    histories = {
-        variant: sum(load_history(protocol, variant, seed, root)["top1"] for seed in runs["seed"]) / len(runs)
-        for variant, runs in records.groupby("variant")
-    }
-    epochs = range(max(map(len, histories.values()), default=0))
-    write_csv(
-        results / "history.csv",
-        ["epoch", *histories],
-        [[epoch, *(float(column[epoch]) for column in histories.values())] for epoch in epochs],
-    )
+    histories, distances = {row: [] for row in rows}, {row: [] for row in rows}
+    for variant, runs in records.groupby("variant"):
+        top1 = [load_history(protocol, variant, seed, root)["top1"] for seed in runs["seed"]]
+        histories[variant] = (sum(top1) / len(top1)).tolist()
+        profiles = [load_profile(protocol, variant, seed, root) for seed in runs["seed"]]
+        mean = sum(100 * profile.distance / profile.rf.shape[-1] for profile in profiles) / len(profiles)
+        distances[variant] = ["" if math.isnan(value) else round(value, 3) for value in mean.tolist()]
+    _write_columns(results / "history.csv", "epoch", histories, start=0)
+    _write_columns(results / "distance.csv", "block", distances, start=1)
+
+
+def _write_columns(path, number, columns, *, start):
+    lines = itertools.zip_longest(*columns.values(), fillvalue="")
+    write_csv(path, [number, *columns], [[index, *line] for index, line in enumerate(lines, start)])
 
 
 def main(arguments=None):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ctxnet.naming import require_known
+from ctxnet.report.degradation import figure_2_9
 from ctxnet.report.diagrams_architectures import (
     figure_2_1,
     figure_2_2,
@@ -124,6 +125,14 @@ DIAGRAMS = {
         "implementation measured here repeats the nearest value.",
         "Three panels, one per target resolution; in each, three inputs are brought to one size and added.",
         "HRNet-W18",
+    ),
+    "2.9": Diagram(
+        figure_2_9,
+        "Degradation: error on the training batches (dashed) and on the validation images (solid) of plain networks and "
+        "of residual ones with the same convolutions, by epoch. Means over seeds, bands from the smallest to the largest.",
+        "Two panels of error curves over the epochs, training dashed and validation solid. Plain: with 56 layers both stay "
+        "near 80 percent, with 20 layers they fall to about 42. Residual: both depths fall, to about 42 and 34 percent.",
+        "plain-20/56 and ResNet-20/56, trained on Imagenette at 32 px",
     ),
     "3.1": Diagram(
         figure_3_1,

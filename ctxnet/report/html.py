@@ -71,9 +71,9 @@ def build_report(protocol, root="."):
         protocol=protocol,
         command=make_command(protocol),
         summary=_summary(settings, records),
-        notes=_notes(protocol, settings, records, root),
-        settings=[(key.replace("_", " "), _setting(value)) for key, value in settings.items()],
-        made_all=_made_by(protocol, list(records["variant"].unique()), root),
+        notes=reading_notes(protocol, root),
+        settings=[(key.replace("_", " "), setting_text(value)) for key, value in settings.items()],
+        made_all=made_by(protocol, list(records["variant"].unique()), root),
         sections=_sections(protocol, root),
     )
     path = root / "results" / protocol / "report.html"
@@ -107,9 +107,18 @@ def _order(number):
     return [int(part) if part.isdigit() else part for part in re.findall(r"\d+|\D+", number)]
 
 
-def _figures(protocol, root):
-    """number -> what the template needs, for every saved figure and every registered one."""
-    found = {number: {"number": number, "source": None} for number in FIGURES}
+def saved_figures(protocol, root="."):
+    """Every figure that the notebooks have saved, and every one of chapter 4 and appendix B that they should have.
+
+    Returns:
+        dict: number -> dict of ``number``, ``path`` (the picture to show; None: not drawn yet) and, where there is one,
+        ``caption``, ``alt``, ``width`` and ``height`` (CSS pixels), ``notebook``, ``networks``, ``variants`` (rows whose
+        trained networks it shows).
+
+    Raises:
+        BadRecord: for a description that cannot be right, or without a picture.
+    """
+    found = {number: {"number": number, "path": None} for number in FIGURES}
     for path in sorted((root / "results" / protocol / "figures").glob("figure_*.json")):
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
@@ -117,18 +126,31 @@ def _figures(protocol, root):
         except (ValueError, KeyError, TypeError):
             raise BadRecord(f"{path.as_posix()}: not a figure's description; draw it again") from None
         known = FIGURES.get(number)
-        runs = list(known.variants) if known and known.trained else []
-        source, width, height = _picture(path)
-        made = [("notebook", about.get("notebook") or "–"), ("DVC stage", f"report@{protocol}")]
-        made += [("networks", _networks(about.get("networks")))] if about.get("networks") else []
-        made += _made_by(protocol, runs, root) if runs else []
-        found[number] = {"number": number, "caption": caption, "alt": alt, "source": source, "width": width}
-        found[number] |= {"height": height, "made": made}
+        picture, width, height = _picture(path)
+        found[number] = {"number": number, "caption": caption, "alt": alt, "path": picture, "width": width, "height": height}
+        found[number] |= {"notebook": about.get("notebook") or "–", "networks": _networks(about.get("networks") or "")}
+        found[number] |= {"variants": list(known.variants) if known and known.trained else []}
+    return found
+
+
+def _figures(protocol, root):
+    """number -> what the template needs, for every saved figure and every registered one."""
+    found = saved_figures(protocol, root)
+    for figure in found.values():
+        path = figure["path"]
+        if path is None:
+            figure["source"] = None
+            continue
+        kind = "image/svg+xml" if path.suffix == ".svg" else "image/png"
+        figure["source"] = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        made = [("notebook", figure["notebook"]), ("DVC stage", f"report@{protocol}")]
+        made += [("networks", figure["networks"])] if figure["networks"] else []
+        figure["made"] = made + (made_by(protocol, figure["variants"], root) if figure["variants"] else [])
     return found
 
 
 def _picture(description):
-    """Data URI, width and height in CSS pixels of the figure beside its JSON description."""
+    """Path, width and height in CSS pixels of the figure beside its JSON description."""
     svg, png = description.with_suffix(".svg"), description.with_suffix(".png")
     if not svg.exists() or not png.exists():
         raise BadRecord(f"{description.as_posix()}: no picture beside it; draw it again")
@@ -139,20 +161,16 @@ def _picture(description):
         raise BadRecord(f"{svg.as_posix()}: no size in points in it; draw it again")
     width, height = (round(float(size[1]) * POINT) for size in sizes)
     if b"<image" in data or len(data) > LARGEST_SVG:
-        return _uri("image/png", png.read_bytes()), width, height
-    return _uri("image/svg+xml", data), width, height
-
-
-def _uri(kind, data):
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        return png, width, height
+    return svg, width, height
 
 
 def _table(number, protocol, root):
-    frame = tables.table(number, protocol, root)
+    frame = tables.with_own_recipes(number, protocol, root)
     header, rows = tables.cells(frame, protocol)
     made = [("notebook", "notebooks/04_experiments.ipynb"), ("DVC stage", f"report@{protocol}")]
     made += [("records", f"results/{protocol}/runs/<variant>/seed<k>/record.json")]
-    made += _made_by(protocol, list(frame.loc[frame["top1"].notna(), "variant"]), root)
+    made += made_by(protocol, list(frame.loc[frame["top1"].notna(), "variant"]), root)
     rows = [{"cells": row, "variant": name} for row, name in zip(rows, frame["variant"], strict=True)]
     return {
         "number": number,
@@ -178,7 +196,7 @@ def _words(protocol, root):
     return [conclusions, context]
 
 
-def _made_by(protocol, variants, root):
+def made_by(protocol, variants, root="."):
     """(what, value) pairs that sum up the provenance of the runs of ``variants``."""
     records = load_records(protocol, root)
     runs = records[records["variant"].isin(variants)]
@@ -217,8 +235,12 @@ def _summary(settings, records):
     return f"{settings['dataset']}, {width}, {settings['epochs']} epochs, {runs}."
 
 
-def _notes(protocol, settings, records, root):
-    """What a reader must know before comparing numbers."""
+def reading_notes(protocol, root="."):
+    """What a reader must know before comparing numbers: sentences in which `code` is marked as in Markdown."""
+    from ctxnet.training import load_protocol
+
+    settings = dataclasses.asdict(load_protocol(protocol, Path(root) / "params.yaml"))
+    records = load_records(protocol, root)
     rows = list(dict.fromkeys(v for _, variants in tables.TABLES.values() for v in variants))
     notes = []
     seeds = records["variant"].value_counts()
@@ -260,7 +282,8 @@ def _notes(protocol, settings, records, root):
     return notes
 
 
-def _setting(value):
+def setting_text(value):
+    """A setting of a protocol as a reader sees it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return (

@@ -43,6 +43,11 @@ def measure_command(variant):
     return f"python -m ctxnet measure --variant {variant}"
 
 
+def lattice_command(variant):
+    """The command that measures a full-size network everywhere over the photograph."""
+    return f"python -m ctxnet measure --everywhere --variant {variant}"
+
+
 def run_folder(protocol, variant, seed=0, root="."):
     return Path(root) / "results" / protocol / "runs" / variant / f"seed{seed}"
 
@@ -93,6 +98,28 @@ def load_profile(protocol, variant, seed=0, root="."):
 def load_initial(variant, root="."):
     """The :class:`ctxnet.measure.ContextProfile` of the full-size network at initialisation."""
     return _profile(measure_folder(variant, root) / "context.npz", measure_command(variant))
+
+
+def load_places(variant, root="."):
+    """What a full-size network sees of the photograph from everywhere, as :func:`ctxnet.training.measure_lattice` wrote it.
+
+    Returns:
+        (record dict, DataFrame of ``places.csv`` with a row per block and place, sprite of maps as uint8 array).
+    """
+    import numpy as np
+    from PIL import Image
+
+    from ctxnet.training import read_record
+
+    folder = Path(root) / "results" / "lattice" / variant
+    try:
+        record = read_record(folder)
+    except ValueError as error:
+        raise BadRecord(str(error)) from None
+    if record is None:
+        raise MissingRecord(folder / "record.json", lattice_command(variant))
+    with Image.open(folder / "maps.png") as image:
+        return record, pd.read_csv(folder / "places.csv"), np.asarray(image)
 
 
 def load_provenance(protocol, variant, seed=0, root="."):

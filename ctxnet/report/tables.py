@@ -67,7 +67,7 @@ NOTES = {
 }
 
 IMAGENETTE = 3925  # validation images, on which the thesis' accuracies were taken
-IMAGES_ONLY, SIGNIFICANT = "†", "*"  # signs in the cells, explained by legend()
+IMAGES_ONLY, SIGNIFICANT, OWN_RECIPE = "†", "*", "‡"  # signs in the cells, explained by legend()
 
 COLUMNS = [
     "architecture",
@@ -106,8 +106,29 @@ def table(number, protocol, root="."):
     require_known("table", number, TABLES)
     records = load_records(protocol, root)
     rows = read_answers(protocol, TABLES[number][1], records, root)
-    frame = pd.DataFrame([_row(variant, records, rows) for variant in TABLES[number][1]], columns=COLUMNS)
+    frame = pd.DataFrame([row(variant, records, rows) for variant in TABLES[number][1]], columns=COLUMNS)
     return frame.assign(p_holm=statistics.holm(frame["p"]))
+
+
+def with_own_recipes(number, protocol, root="."):
+    """:func:`table`, and in Table 4.6 a second line for each row that was also trained by the recipe of its own paper.
+
+    Those records are of protocol ``<protocol>_adamw``; ``variant`` is ``<protocol>_adamw:<row>`` there, and the
+    difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.
+    """
+    frame = table(number, protocol, root)
+    other = f"{protocol}_adamw"
+    own = load_records(other, root)
+    own = own[own["variant"].isin(TABLES[number][1])]
+    if number != "4.6" or own.empty:
+        return frame
+    rows = read_answers(protocol, [BASELINE], load_records(protocol, root), root)
+    rows |= {f"{other}:{name}": found for name, found in read_answers(other, TABLES[number][1], own, root).items()}
+    every = pd.concat([load_records(protocol, root), own.assign(variant=other + ":" + own["variant"])])
+    lines = [row(name, every, rows) for name in rows if name != BASELINE]
+    more = pd.DataFrame(lines, columns=COLUMNS)
+    more["architecture"] += f", own recipe {OWN_RECIPE}"
+    return pd.concat([frame, more.assign(p_holm=statistics.holm(more["p"]))], ignore_index=True)
 
 
 def read_answers(protocol, variants, records, root="."):
@@ -190,7 +211,7 @@ def comparison(protocol, a, b, root="."):
 
 def markdown(number, protocol, root="."):
     """The table as GitHub-flavoured Markdown with its title and notes."""
-    frame = table(number, protocol, root)
+    frame = with_own_recipes(number, protocol, root)
     header, rows = cells(frame, protocol)
     text = [
         f"**Table {number}.** {caption(number, protocol)} {legend(frame)}",
@@ -226,6 +247,12 @@ def legend(frame):
     text = [f"{', '.join(f'{size:,.0f}' for size in sizes)} images."] if len(sizes) else []
     if (frame["interval_over"] == "images").any():
         text.append(f"{IMAGES_ONLY} One seed: the interval covers the choice of images and nothing else.")
+    own = [name.partition(":")[0] for name in frame["variant"] if ":" in name]
+    if own:
+        text.append(
+            f"{OWN_RECIPE} AdamW, warm-up and cosine schedule as in the network's own paper, all else as in the other lines "
+            f"(protocol `{own[0]}`)."
+        )
     if (frame["interval_over"] == "seeds and images").any():
         text.append("Other intervals cover seeds and images.")
     tests = int(frame["p"].notna().sum())
@@ -246,7 +273,7 @@ def write_tables(protocol, root="."):
     folder = Path(root) / "results" / protocol / "tables"
     for number in TABLES:
         stem = folder / f"table_{number.replace('.', '_')}"
-        rows = table(number, protocol, root).to_dict("records")
+        rows = with_own_recipes(number, protocol, root).to_dict("records")
         write_csv(
             stem.with_suffix(".csv"),
             COLUMNS,
@@ -259,14 +286,17 @@ def write_tables(protocol, root="."):
 def overview(protocol, root="."):
     """Every row of Tables 4.1–4.6 once, as Markdown with a line on its signs: what README shows."""
     header = ["network", "what", "params M", "thesis %", f"{protocol} %", "95 % interval", "seeds"]
-    frames = [table(number, protocol, root) for number in TABLES]
+    frames = [with_own_recipes(number, protocol, root) for number in TABLES]
     rows = []
     for row in pd.concat(frames).drop_duplicates("variant").to_dict("records"):
         numbers = [_or_dash(row[key], ".1f") for key in ("parameters_million", "thesis_top1", "top1")]
-        rows.append([f"`{row['variant']}`", VARIANTS[row["variant"]].label, *numbers, _interval(row), str(row["seeds"])])
+        name = row["variant"].rpartition(":")[2]
+        rows.append([f"`{name}`", row["architecture"], *numbers, _interval(row), str(row["seeds"])])
     text = as_markdown(header, rows, range(2, len(header)))
     if any(IMAGES_ONLY in cell for row in rows for cell in row):
         text += f"\n\n{IMAGES_ONLY} One seed: the interval covers the choice of images and nothing else."
+    if any(OWN_RECIPE in cell for row in rows for cell in row):
+        text += f" {OWN_RECIPE} AdamW, warm-up and cosine schedule instead of the thesis' SGD."
     return text
 
 
@@ -372,8 +402,10 @@ def parameters_million(variant):
         return round(count_parameters(create_model(variant)) / 1e6, 3)
 
 
-def _row(variant, records, rows):
-    about, baseline = VARIANTS[variant], VARIANTS[BASELINE]
+def row(variant, records, rows):
+    """One line of :func:`table`, as a dict of :data:`COLUMNS`; ``rows`` as :func:`read_answers` gives them."""
+    name = variant.rpartition(":")[2]  # "small_adamw:vit_base_patch16_224" is a row of another protocol
+    about, baseline = VARIANTS[name], VARIANTS[BASELINE]
     runs, plain = (records[records["variant"] == name] for name in (variant, BASELINE))
     row = dict.fromkeys(COLUMNS, math.nan)
     row |= {
@@ -381,7 +413,7 @@ def _row(variant, records, rows):
         "variant": variant,
         "interval_over": "",
         "seeds": len(runs),
-        "parameters_million": parameters_million(variant),
+        "parameters_million": parameters_million(name),
     }
     if about.thesis_top1 is not None:
         row["thesis_top1"] = about.thesis_top1

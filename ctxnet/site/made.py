@@ -1,0 +1,120 @@
+"""Where everything on the site comes from: stages, commits, machines and data, and the links to them."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from ctxnet import provenance
+from ctxnet.report.records import load_provenance, load_records
+
+PAGE = "made.html"
+
+
+def build_origin(root="."):
+    """``(commit, dirty)`` of the checkout the site is built in; ``(None, None)`` outside of one."""
+    here = provenance.collect(root=root, device="cpu")
+    return here["commit"], here["dirty"]
+
+
+def stages(root="."):
+    """The stages of dvc.yaml: list of dicts with ``name``, ``about``, ``command``, ``deps``, ``params``, ``outs``."""
+    text = (Path(root) / "dvc.yaml").read_text(encoding="utf-8")
+    found = []
+    for name, stage in yaml.safe_load(text)["stages"].items():
+        body = stage.get("do", stage)
+        outs = [*body.get("outs", ()), *body.get("metrics", ())]
+        about = re.search(rf"^  {name}:[^#\n]*# (.+)$", text, re.M)
+        found.append(
+            {
+                "name": name,
+                "about": about[1] if about else "",
+                "command": _plain(" ".join(body["cmd"].removeprefix("exec ").split())),
+                "deps": [_plain(dep) for dep in body.get("deps", ())],
+                "params": [_plain(param) for param in body.get("params", ())],
+                "outs": [_plain(next(iter(out)) if isinstance(out, dict) else out) for out in outs],
+            }
+        )
+    return found
+
+
+def _plain(text):
+    return re.sub(r"\$\{(?:item\.)?(\w+)\}", r"<\1>", text).replace("<item>", "<protocol>").replace("<key>", "<protocol>")
+
+
+def sources(protocols, root="."):
+    """What was made at which commit, from every provenance file.
+
+    Returns:
+        list of dicts, one per commit, in order of the number of results: ``commit`` (None: outside a checkout), ``subject``
+        of the commit (empty if unknown here), ``dirty``, ``what`` (kind -> how many), ``machines``, ``versions``,
+        ``minutes``.
+    """
+    root, found = Path(root), {}
+    kinds = [(f"runs under {p}", f"results/{p}/runs/*/seed*/provenance.json") for p in protocols]
+    kinds += [
+        ("full-size networks measured", "results/measure/*/provenance.json"),
+        ("networks measured from everywhere", "results/lattice/*/provenance.json"),
+        ("networks of the atlas", "results/atlas/*/provenance.json"),
+    ]
+    for kind, pattern in kinds:
+        for path in sorted(root.glob(pattern)):
+            about = json.loads(path.read_text(encoding="utf-8"))
+            empty = {"what": {}, "dirty": False, "machines": set(), "versions": set(), "minutes": 0.0}
+            entry = found.setdefault(about.get("commit"), {"commit": about.get("commit")} | empty)
+            entry["what"][kind] = entry["what"].get(kind, 0) + 1
+            entry["dirty"] |= bool(about.get("dirty"))
+            entry["machines"].add(f"{about.get('device')}, {about.get('cores')} cores")
+            entry["versions"].add(", ".join(f"{k} {v}" for k, v in sorted((about.get("versions") or {}).items()) if v))
+            entry["minutes"] += (about.get("wall_seconds") or 0) / 60
+    for entry in found.values():
+        entry["subject"] = (entry["commit"] and provenance.subject(entry["commit"], root)) or ""
+        entry["machines"], entry["versions"] = sorted(entry["machines"]), sorted(entry["versions"])
+    return sorted(found.values(), key=lambda entry: (-sum(entry["what"].values()), str(entry["commit"])))
+
+
+def data_sets(protocols, root="."):
+    """``{name: dict}`` of the data behind the protocols that have a summary in ``data/``; name is dataset-size."""
+    found = {}
+    for protocol in protocols:
+        path = Path(root) / "data" / f"{protocol}.json"
+        if path.exists():
+            about = json.loads(path.read_text(encoding="utf-8"))
+            entry = found.setdefault(f"{about['dataset']}-{about['image_size']}", about | {"protocols": []})
+            entry["protocols"].append(protocol)
+    return found
+
+
+def links(protocol, variants, root=".", *, notebook, here, up=""):
+    """Where a table or figure comes from, as list of (what, text, address or "") for the lines under it.
+
+    Args:
+        variants: rows whose trained networks it shows; empty: what needs no training.
+        notebook: path of the notebook relative to the root, or "".
+        here: commit of the checkout the site is built in, or None.
+        up: path from the page to the top of the site.
+    """
+    lines = []
+    if notebook:
+        lines.append(("notebook", notebook, f"{up}{notebook}"))
+    lines.append(("stage", f"report@{protocol}", f"{up}{PAGE}#stage-report"))
+    if variants:
+        records = load_records(protocol, root)
+        runs = records[records["variant"].isin(variants)]
+        found = [load_provenance(protocol, v, s, root) for v, s in zip(runs["variant"], runs["seed"], strict=True)]
+        for commit in sorted({about.get("commit") or "" for about in found}):
+            lines.append(("commit", f"{short(commit)} (runs)", f"{up}{PAGE}#{anchor(commit)}"))
+        lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in data_sets([protocol], root)]
+    else:
+        lines.append(("commit", f"{short(here)} (this site)", f"{up}{PAGE}#this"))
+        lines.append(("data", "none: drawn from the networks themselves", f"{up}{PAGE}#data"))
+    return lines
+
+
+def short(commit):
+    return commit[:10] if commit else "outside a checkout"
+
+
+def anchor(commit):
+    return f"commit-{commit[:10]}" if commit else "commit-none"
