@@ -306,9 +306,22 @@ def test_builds_everything(built):
     page = (results / "report.html").read_text()
     assert "resnet50_perm1" in page and "<script src" not in page
     assert set(json.loads((results / "metrics.json").read_text())) == set(ROWS)
-    assert (results / "history.csv").read_text().startswith("epoch,")
+    for name, first in (("history.csv", "epoch"), ("distance.csv", "block")):
+        header, *lines = (results / name).read_text().splitlines()
+        assert header == ",".join([first, *ROWS]) and len(lines) == {"epoch": 1, "block": 16}[first]
+    assert sorted(path.stem for path in (results / "cards").iterdir()) == sorted(ROWS)
     assert "results/quick/metrics.json" in dvc(built, "metrics", "show")
     dvc(built, "plots", "show", "-o", "dvc_plots")
+
+
+def test_the_site_shows_what_was_built(built):
+    command = [sys.executable, "-m", "ctxnet", "site", "--protocol", "quick", "--no-pdf"]
+    done = subprocess.run(command, cwd=built, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.stdout.strip() == "site/index.html", done.stderr  # no chapter is executed again
+    pages = {path.stem for path in (built / "site").glob("*.html")}
+    assert pages >= {path.stem for path in (built / "notebooks").glob("*.ipynb")}
+    assert {path.stem for path in (built / "site" / "cards").iterdir()} == set(ROWS)
+    assert "Table 4.1" in (built / "site" / "04_experiments.html").read_text()
 
 
 def test_a_second_time_does_nothing(built):
