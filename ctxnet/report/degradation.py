@@ -120,4 +120,4 @@ def _verdict(protocol, family, root):
     if not found.testable:
         return f"{text}, too few seeds for a verdict."
     clear = "worse" if found.difference < 0 else "better"
-    return f"{text} (p = {tables.p_text(found.p)}): {clear if found.p <= statistics.LEVEL else 'not shown to differ'}."
+    return f"{text} ({tables.p_said(found.p)}): {clear if found.p <= statistics.LEVEL else 'not shown to differ'}."

@@ -131,7 +131,7 @@ DIAGRAMS = {
         "Degradation: error on the training batches (dashed) and on the validation images (solid) of plain networks and "
         "of residual ones with the same convolutions, by epoch. Means over seeds, bands from the smallest to the largest.",
         "Two panels of error curves over the epochs, training dashed and validation solid. Plain: with 56 layers both stay "
-        "near 80 percent, with 20 layers they fall to about 42. Residual: both depths fall, to about 42 and 34 percent.",
+        "above 70 percent, with 20 layers they fall to about 45. Residual: both depths fall, to about 40 and 35 percent.",
         "plain-20/56 and ResNet-20/56, trained on Imagenette at 32 px",
     ),
     "3.1": Diagram(

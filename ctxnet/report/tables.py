@@ -327,7 +327,7 @@ def readings(number, protocol, root="."):
         found = compare(name, BASELINE, rows)
         text = f"{row['top1']:.1f} %, {points(found.difference, '+.1f')} points to ResNet-50"
         if found.testable:
-            text += f" (95 %: {points(found.low, '+.1f')} to {points(found.high, '+.1f')}; p = {p_text(row['p_holm'])}"
+            text += f" (95 %: {points(found.low, '+.1f')} to {points(found.high, '+.1f')}; {p_said(row['p_holm'])}"
             text += f", Holm; detectable from {100 * found.detectable:.1f})"
         if not unknown(row["thesis_difference_points"]):
             text += minus(f", {row['thesis_difference_points']:+.2f} in the thesis")
@@ -469,6 +469,12 @@ def points(share, form="+.2f"):
 def p_text(p):
     """A p-value in text: two digits, "< 0.001", "–" for NaN."""
     return "–" if unknown(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def p_said(p):
+    """A p-value within a sentence: "p = 0.020", "p < 0.001"."""
+    text = p_text(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def _seeds_text(needed):
