@@ -58,8 +58,9 @@ def _campaign(args):
     for job in jobs:
         minutes = "?" if job.minutes is None else f"{job.minutes:.1f}"
         print(f"{job.variant:32}{job.seed:5}{f'{job.epochs}/{job.of}':>10}{minutes:>9}  {job.basis}")
-    known = sum(job.minutes or 0 for job in jobs)
-    print(f"{sum(job.minutes != 0 for job in jobs)} of {len(jobs)} runs to do, {known:.0f} minutes")
+    known, unknown = sum(job.minutes or 0 for job in jobs), sum(job.minutes is None for job in jobs)
+    text = f"{known:.0f} minutes" if not unknown else f"{known:.0f} minutes and {unknown} runs that nobody has timed"
+    print(f"{sum(job.minutes != 0 for job in jobs)} of {len(jobs)} runs to do, {text}")
 
 
 def _measure(args):

@@ -74,11 +74,12 @@ def site(protocol, out="site", root=".", *, pdf=False):
     Raises:
         ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.site.build_site`.
     """
-    from ctxnet.site import build_site
+    from ctxnet.site import build_site, require_figures
     from ctxnet.training import load_protocol
 
     root = Path(root)
     load_protocol(protocol, root / "params.yaml")
+    require_figures(protocol, root)  # before minutes of work
     sources = [path for kind in ("ctxnet/**/*.py", "results/*/**/record.json") for path in root.glob(kind)]
     newest = max((path.stat().st_mtime for path in sources), default=0)
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):

@@ -42,17 +42,28 @@ def build_site(protocol, out, root=".", *, executed=None, pdf=False):
     load_protocol(protocol, root / "params.yaml")
     executed = Path(executed) if executed else root / "results" / protocol / "notebook"
     found = [chapters.read_chapter(path) for path in sorted(executed.glob("*.ipynb"))]
-    figures = saved_figures(protocol, root)
-    if not found or not any(figure["path"] for figure in figures.values()):
-        raise FileNotFoundError(
-            f"{executed}: no executed chapters or no figures here; make them with: {make_command(protocol)}"
-        )
+    figures = require_figures(protocol, root)
+    if not found:
+        raise FileNotFoundError(f"{executed}: no executed chapters here; make them with: {make_command(protocol)}")
     browser = find_browser() if pdf else None
     _clear(out, protocol)
     _Site(protocol, root, out, executed, found, figures).write(pdf)
     if pdf:
         print_paper(out, browser)
     return out / "index.html"
+
+
+def require_figures(protocol, root="."):
+    """:func:`ctxnet.report.html.saved_figures`, which must not be empty.
+
+    Raises:
+        FileNotFoundError: there are none; with the command that makes them.
+    """
+    figures = saved_figures(protocol, root)
+    if not any(figure["path"] for figure in figures.values()):
+        folder = Path(root) / "results" / protocol / "figures"
+        raise FileNotFoundError(f"{folder}: no figures here yet; make them with: {make_command(protocol)}")
+    return figures
 
 
 class _Site:
