@@ -7,6 +7,7 @@ from torch import nn
 import ctxnet
 from ctxnet.measure import (
     ContextProfile,
+    calibrate,
     context_profile,
     effective_receptive_field,
     mean_distance,
@@ -101,3 +102,20 @@ def test_a_layer_without_gradient_warns_and_stays_empty(tmp_path):
 def test_nothing_to_measure_is_said():
     with pytest.raises(ValueError, match="Identity has no layer to measure"):
         context_profile(nn.Identity(), IMAGES)
+
+
+def test_calibration_takes_the_statistics_of_the_images_and_draws_nothing():
+    torch.manual_seed(0)
+    net = [nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)]
+    net = nn.Sequential(*net)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        calibrate(net, IMAGES)
+        first = net[0](IMAGES)
+        torch.testing.assert_close(net[2].running_mean, first.mean((0, 2, 3)))
+        torch.testing.assert_close(net[2].running_var, first.var((0, 2, 3), unbiased=True))
+        out = net(IMAGES)
+        assert not net.training and out.mean().abs() < 1e-3 and abs(out.var() - 1) < 1e-2 and net[2].momentum == 0.1
+        value = torch.randn(1)
+        torch.manual_seed(seed)
+        assert torch.equal(value, torch.randn(1))  # no random number was used
