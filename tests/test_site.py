@@ -112,6 +112,11 @@ def test_figures_and_tables_name_notebook_stage_commit_and_data(site):
             "made.html#data-imagenette-64",
         ):
             assert f'href="{address}' in lines
+    figure = page[page.index('id="figure-4-1"') : page.index('id="table-4-1"')]
+    assert 'href="made.html#stage-measure"' in figure  # it shows fresh networks beside the trained ones
+    atlas = page[page.index("vgg16: on the left") :]
+    lines = atlas[atlas.index('class="made"') :][:900]
+    assert 'href="made.html#stage-atlas"' in lines and 'href="made.html#data-probe-images"' in lines
     origins = (site / "made.html").read_text()
     commits = {json.loads(p.read_text())["commit"] for p in ROOT.glob("results/small/runs/*/seed*/provenance.json")}
     assert commits and all(f'id="commit-{commit[:10]}"' in origins for commit in commits)

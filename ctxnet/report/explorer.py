@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 
 from ctxnet.data.photograph import photograph
@@ -174,6 +175,7 @@ def draw_place(variant="resnet50", block=1, row=0.5, column=0.5, root="."):
     right.plot(here["block"] + 1, here["distance"], "o-", color=BLUE)
     right.plot(block, one.distance, "o", color=VERMILION, markersize=8)
     right.set(xlabel="block", ylabel="mean distance, px", ylim=(0, 1.15 * max(here["distance"].max(), size / 3)))
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set_title(f"block {block}: {one.distance:.1f} px")
     return fig
 

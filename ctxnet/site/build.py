@@ -145,13 +145,13 @@ class _Site:
         if block.kind == "figure" and figure and figure["path"]:
             shown |= {key: figure[key] for key in ("caption", "alt", "width", "height", "networks")}
             shown |= {"source": f"figures/{figure['path'].name}", "files": self._figure_files(figure)}
-            shown["made"] = self._links(figure["variants"], notebook)
+            shown["made"] = self._links(figure["variants"], notebook, rests_on=_rests_on(figure))
         elif block.kind == "figure":
             address = f"figures/{chapter.name}-{place}.png"
             write_bytes(self.out / address, block.image)
             width, height = _png_size(block.image)
             shown |= {"source": address, "alt": block.alt, "caption": "", "networks": "", "files": [], "number": ""}
-            shown |= {"width": width, "height": height, "made": self._links([], notebook)}
+            shown |= {"width": width, "height": height, "made": self._links([], notebook, rests_on=block.rests_on)}
         elif block.kind == "table":
             known = block.number in tables.TABLES
             stem = f"tables/table_{block.number.replace('.', '_')}.csv"
@@ -159,8 +159,8 @@ class _Site:
             shown["files"] = [("csv", stem)] if (self.out / stem).exists() else []
         return shown
 
-    def _links(self, variants, notebook, up=""):
-        return made.links(self.protocol, variants, self.root, notebook=notebook, here=self.commit, up=up)
+    def _links(self, variants, notebook, *, rests_on=(), up=""):
+        return made.links(self.protocol, variants, self.root, notebook=notebook, here=self.commit, rests_on=rests_on, up=up)
 
     def _figure_files(self, figure):
         return [(kind, f"figures/{figure['path'].stem}.{kind}") for kind in ("svg", "png")]
@@ -215,6 +215,17 @@ def _clear(out, protocol):
         shutil.rmtree(out)
     out.mkdir(parents=True)
     write_text(out / MARK, f'{{"protocol": "{protocol}"}}\n')  # first: a site that was not finished may be replaced too
+
+
+def _rests_on(figure):
+    """What a numbered figure shows beside trained rows of the protocol."""
+    number = figure["number"]
+    if number.startswith("A."):
+        return ("atlas",)
+    if number == "2.9":
+        return ("degradation",)
+    drawn_from_records = number == "1.3" or number[0] in "45B"
+    return ("measure",) if drawn_from_records and "at initialisation" in figure["networks"] else ()
 
 
 def _ticks(text):

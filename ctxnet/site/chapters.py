@@ -33,7 +33,8 @@ class Block:
 
     Attributes:
         kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``number`` of a saved one, or ``image`` as PNG
-            bytes with ``alt``), "table" (``html``, ``number``), "widget" or "stream" (``html``).
+            bytes with ``alt``; ``rests_on`` as in :func:`ctxnet.site.made.links`), "table" (``html``, ``number``),
+            "widget" or "stream" (``html``).
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Block:
     summary: str = ""
     image: bytes = b""
     alt: str = ""
+    rests_on: tuple = ()
 
 
 @dataclass
@@ -91,7 +93,9 @@ def _code(cell):
         if "image/png" in data:
             number = SHOWN.search(source)
             image = base64.b64decode(data["image/png"])
-            blocks.append(Block("figure", number=number[1] if number else "", image=image, alt=_alt(source)))
+            rests_on = ("atlas",) if NETWORK.search(source) else ("lattice",) if "draw_place(" in source else ()
+            found = Block("figure", number=number[1] if number else "", image=image, alt=_alt(source), rests_on=rests_on)
+            blocks.append(found)
         elif "text/markdown" in data:
             page = markdown("".join(data["text/markdown"]))
             table = TABLE.search(page)
@@ -127,6 +131,11 @@ def _alt(source):
         return (
             "Receptive field and effective receptive field of one feature, twice: in linear and in logarithmic scale; "
             "a circle has the mean distance as its radius."
+        )
+    if "draw_place(" in source:
+        return (
+            "On the left a photograph with the receptive field and the effective receptive field of one feature over it, "
+            "and a circle with the mean distance as its radius; on the right the mean distance over the blocks."
         )
     return "Picture drawn by the code above."
 

@@ -10,6 +10,13 @@ from ctxnet import provenance
 from ctxnet.report.records import load_provenance, load_records
 
 PAGE = "made.html"
+# What a figure may rest on beside the runs of its protocol: stage, provenance of its records, and data with a place on PAGE.
+RECORDS = {
+    "measure": ("measure", "results/measure/*/provenance.json", "probe-images"),
+    "atlas": ("atlas", "results/atlas/*/provenance.json", "probe-images"),
+    "lattice": ("lattice", "results/lattice/*/provenance.json", "photograph"),
+    "degradation": ("train_degradation", "results/degradation*/runs/*/seed*/provenance.json", ""),
+}
 
 
 def build_origin(root="."):
@@ -86,11 +93,12 @@ def data_sets(protocols, root="."):
     return found
 
 
-def links(protocol, variants, root=".", *, notebook, here, up=""):
+def links(protocol, variants, root=".", *, notebook, here, rests_on=(), up=""):
     """Where a table or figure comes from, as list of (what, text, address or "") for the lines under it.
 
     Args:
-        variants: rows whose trained networks it shows; empty: what needs no training.
+        variants: rows whose trained networks it shows; empty: none of this protocol.
+        rests_on: further records it shows, names of :data:`RECORDS`.
         notebook: path of the notebook relative to the root, or "".
         here: commit of the checkout the site is built in, or None.
         up: path from the page to the top of the site.
@@ -106,7 +114,14 @@ def links(protocol, variants, root=".", *, notebook, here, up=""):
         for commit in sorted({about.get("commit") or "" for about in found}):
             lines.append(("commit", f"{short(commit)} (runs)", f"{up}{PAGE}#{anchor(commit)}"))
         lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in data_sets([protocol], root)]
-    else:
+    for name in rests_on:
+        stage, pattern, data = RECORDS[name]
+        lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}"))
+        found = {json.loads(path.read_text(encoding="utf-8")).get("commit") or "" for path in Path(root).glob(pattern)}
+        lines += [("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}") for commit in sorted(found)]
+        names = [data] if data else list(data_sets([name], root))
+        lines += [("data", text.replace("-", " ") if data else text, f"{up}{PAGE}#data-{text}") for text in names]
+    if not variants and not rests_on:
         lines.append(("commit", f"{short(here)} (this site)", f"{up}{PAGE}#this"))
         lines.append(("data", "none: drawn from the networks themselves", f"{up}{PAGE}#data"))
     return lines
