@@ -456,6 +456,13 @@ def test_figures_say_how_to_make_what_is_missing(tmp_path):
     assert "`python -m ctxnet atlas vgg16`" in drawn.table(tmp_path, ["vgg16"])
 
 
+def test_the_table_shows_the_speed_of_the_machine_that_measured():
+    header, _, *lines = drawn.table(ROOT, ["lenet5", "resnet152"]).splitlines()
+    assert header.endswith(" img/s |")
+    small, large = (float(line.rstrip(" |").rpartition("| ")[2]) for line in lines)
+    assert small > 100 * large > 0
+
+
 # ---- what lies in results/atlas ---------------------------------------------------------------------------------------
 
 COMMITTED = ROOT / "results" / "atlas"

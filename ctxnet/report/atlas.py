@@ -1,6 +1,7 @@
 """The pictures and the table of the atlas of context; everything is read from ``results/atlas``, nothing measured."""
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -214,11 +215,13 @@ def _crossed(box, lines):
 def table(root=".", names=None):
     """The atlas as a Markdown table; networks without a record show the command that measures them.
 
+    The last column is the speed of forward passes on the machine that measured (its provenance, not its record).
+
     Args:
         names: which; None: every record there is, in the table's order.
     """
     header = ["network", "family", "px", "params M", "G mult-adds", "whole image from block", "mean distance, first block",
-              "last block", "pixels with 50 %", "90 %", "99 % of ERF", "trained small: last block"]  # fmt: skip
+              "last block", "pixels with 50 %", "90 %", "99 % of ERF", "trained small: last block", "img/s"]  # fmt: skip
     records, lines = read_records(root), []
     for name in names or records:
         if name not in records:
@@ -233,8 +236,14 @@ def table(root=".", names=None):
             cells[-1] = f"none of {row['blocks']}"
         shares = ["" if first is None else first / row["size_px"], row["distance_share"]]
         shares += [row[f"erf{part}_share"] for part in (50, 90, 99)] + [row["small_distance_share"]]
-        lines.append([*map(str, cells), *(_percent(share) for share in shares)])
+        lines.append([*map(str, cells), *(_percent(share) for share in shares), _speed(name, root)])
     return as_markdown(header, lines, range(2, len(header))) if lines else f"No record yet: `{command()}`"
+
+
+def _speed(name, root):
+    path = Path(root) / FOLDER / name / "provenance.json"
+    speed = json.loads(path.read_text(encoding="utf-8")).get("images_per_second") if path.exists() else None
+    return "–" if speed is None else f"{speed:.3g}"
 
 
 def write_figures(root=".", folders=None):
