@@ -23,6 +23,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tqdm.auto
 from PIL import Image
 
 from ctxnet import data, files
@@ -519,6 +520,8 @@ def start(action):
     """Run ``action()`` in a process of its own, which writes what it returns, or its error, into a pipe."""
     reader, writer = os.pipe()
     if not (pid := os.fork()):
+        for bar in (tqdm.std.tqdm, tqdm.auto.tqdm):  # killed, this process would keep the lock that they share for ever
+            bar.set_lock(threading.RLock())
         try:
             text = str(action())
         except BaseException as error:
