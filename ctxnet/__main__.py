@@ -177,7 +177,6 @@ def build_parser():
     sub_site.add_argument("--protocol", default="small", help="a group of params.yaml whose results are shown")
     sub_site.add_argument("--out", default="site", help="folder of the site, relative to the root")
     sub_site.add_argument("--no-pdf", action="store_true", help="do not print the paper, which takes a Chromium")
-
     sub_site.add_argument("--root", default=".", help="folder that holds notebooks and results")
 
     for each in (sub, sub_campaign, sub_measure, sub_report):

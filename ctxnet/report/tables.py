@@ -117,14 +117,16 @@ def with_own_recipes(number, protocol, root="."):
     difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.
     """
     frame = table(number, protocol, root)
-    other = f"{protocol}_adamw"
-    own = load_records(other, root)
-    own = own[own["variant"].isin(TABLES[number][1])]
-    if number != "4.6" or own.empty:
+    if number != "4.6":
         return frame
-    rows = read_answers(protocol, [BASELINE], load_records(protocol, root), root)
+    other = f"{protocol}_adamw"
+    own, records = load_records(other, root), load_records(protocol, root)
+    own = own[own["variant"].isin(TABLES[number][1])]
+    if own.empty:
+        return frame
+    rows = read_answers(protocol, [BASELINE], records, root)
     rows |= {f"{other}:{name}": found for name, found in read_answers(other, TABLES[number][1], own, root).items()}
-    every = pd.concat([load_records(protocol, root), own.assign(variant=other + ":" + own["variant"])])
+    every = pd.concat([records, own.assign(variant=other + ":" + own["variant"])])
     lines = [row(name, every, rows) for name in rows if name != BASELINE]
     more = pd.DataFrame(lines, columns=COLUMNS)
     more["architecture"] += f", own recipe {OWN_RECIPE}"

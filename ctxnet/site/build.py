@@ -7,7 +7,7 @@ from pathlib import Path
 from ctxnet.files import write_bytes, write_text
 from ctxnet.report import claims, tables
 from ctxnet.report.html import TITLE, reading_notes, saved_figures
-from ctxnet.report.records import load_records, make_command
+from ctxnet.report.records import make_command
 from ctxnet.site import chapters, made, search
 from ctxnet.site.explorer import write_explorer
 from ctxnet.site.pdf import NAME, find_browser, print_paper
@@ -75,6 +75,7 @@ class _Site:
         self.protocol, self.root, self.out, self.executed = protocol, root, out, executed
         self.chapters, self.figures = found, figures
         self.commit, self.dirty = made.build_origin(root)
+        self.origins = made.Origins(protocol, root, here=self.commit)
         self.index = []
         self.environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
@@ -143,27 +144,27 @@ class _Site:
         notebook = f"notebooks/{chapter.name}.ipynb"
         figure = self.figures.get(block.number)
         if block.kind == "figure" and figure and figure["path"]:
-            shown |= {key: figure[key] for key in ("caption", "alt", "width", "height", "networks")}
-            shown |= {"source": f"figures/{figure['path'].name}", "files": self._figure_files(figure)}
-            shown["made"] = self._links(figure["variants"], notebook, rests_on=_rests_on(figure))
+            shown |= self._figure(figure, notebook)
         elif block.kind == "figure":
             address = f"figures/{chapter.name}-{place}.png"
             write_bytes(self.out / address, block.image)
             width, height = _png_size(block.image)
             shown |= {"source": address, "alt": block.alt, "caption": "", "networks": "", "files": [], "number": ""}
-            shown |= {"width": width, "height": height, "made": self._links([], notebook, rests_on=block.rests_on)}
+            shown |= {"width": width, "height": height}
+            shown["made"] = self.origins.links([], notebook=notebook, rests_on=block.rests_on)
         elif block.kind == "table":
             known = block.number in tables.TABLES
             stem = f"tables/table_{block.number.replace('.', '_')}.csv"
-            shown["made"] = self._links(tables.TABLES[block.number][1] if known else [], notebook)
+            shown["made"] = self.origins.links(tables.TABLES[block.number][1] if known else [], notebook=notebook)
             shown["files"] = [("csv", stem)] if (self.out / stem).exists() else []
         return shown
 
-    def _links(self, variants, notebook, *, rests_on=(), up=""):
-        return made.links(self.protocol, variants, self.root, notebook=notebook, here=self.commit, rests_on=rests_on, up=up)
-
-    def _figure_files(self, figure):
-        return [(kind, f"figures/{figure['path'].stem}.{kind}") for kind in ("svg", "png")]
+    def _figure(self, figure, notebook):
+        """A numbered figure with the lines under it, as the templates take it."""
+        shown = {key: figure[key] for key in ("number", "caption", "alt", "width", "height", "networks")}
+        path = Path("figures", figure["path"].name)
+        shown |= {"source": path.as_posix(), "files": [(k, path.with_suffix(f".{k}").as_posix()) for k in ("svg", "png")]}
+        return shown | {"made": self.origins.links(figure["variants"], notebook=notebook, rests_on=_rests_on(figure))}
 
     def _front(self, pages, cards):
         overview = chapters.markdown(tables.overview(self.protocol, self.root))
@@ -172,15 +173,12 @@ class _Site:
         intro = {page["name"]: _first_paragraph(page["blocks"]) for page in pages}
         hero = self.figures.get(HERO)
         return {
-            "hero": hero if hero and hero["path"] else None,
-            "hero_made": self._links(hero["variants"], f"notebooks/{self.chapters[0].name}.ipynb")[1:]
-            if hero and hero["path"]
-            else [],
+            "hero": self._figure(hero, "") if hero and hero["path"] else None,
             "overview": overview,
             "claims": chapters.markdown(claims.summary(self.protocol, self.root)),
             "chapters": [(page["name"], page["title"], intro[page["name"]]) for page in pages],
             "notes": reading_notes(self.protocol, self.root),
-            "runs": len(load_records(self.protocol, self.root)),
+            "runs": self.origins.runs,
             "atlas": f"{ATLAS}.html" if any(page["name"] == ATLAS for page in pages) else "",
         }
 
@@ -191,7 +189,7 @@ class _Site:
             title = re.search(r"^# (.+)$", text, re.M)
             self._page(
                 f"cards/{path.stem}.html", "card.html.j2", title[1] if title else path.stem, body=chapters.markdown(text),
-                links=self._links([path.stem], "", up="../"),
+                links=self.origins.links([path.stem], notebook="", up="../"),
             )  # fmt: skip
             names.append(path.stem)
         return names

@@ -16,6 +16,7 @@ from ctxnet.data.photograph import photograph
 from ctxnet.files import write_bytes, write_text
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
+from ctxnet.report.records import lattice_command
 from ctxnet.training import read_record
 from ctxnet.training.lattice import COLUMNS
 
@@ -79,14 +80,9 @@ def _read_records(base):
         if differing:
             raise ValueError(
                 f"{folder / 'record.json'}: {differing[0]}={other.get(differing[0])!r}, but "
-                f"{settings[0][1].get(differing[0])!r} in {settings[0][0]}; run {command(folder.name)}"
+                f"{settings[0][1].get(differing[0])!r} in {settings[0][0]}; run {lattice_command(folder.name)}"
             )
     return found
-
-
-def command(variant):
-    """What makes the record of a row."""
-    return f"python -m ctxnet measure --everywhere --variant {variant}"
 
 
 def _row(folder, record):
@@ -95,7 +91,7 @@ def _row(folder, record):
     count, cells = settings["places"] ** 2, settings["cells"]
     for name in ("maps.png", "places.csv"):
         if name not in record["files"]:
-            raise ValueError(f"{folder / 'record.json'}: no {name}; delete {folder} and run {command(folder.name)}")
+            raise ValueError(f"{folder / 'record.json'}: no {name}; delete {folder} and run {lattice_command(folder.name)}")
     with open(folder / "places.csv", newline="", encoding="utf-8") as handle:
         header, *lines = csv.reader(handle)
     places = [[str(block), str(place)] for block in range(len(layers)) for place in range(count)]

@@ -93,38 +93,55 @@ def data_sets(protocols, root="."):
     return found
 
 
-def links(protocol, variants, root=".", *, notebook, here, rests_on=(), up=""):
-    """Where a table or figure comes from, as list of (what, text, address or "") for the lines under it.
+class Origins:
+    """What the lines under tables and figures say, read once: the runs of one protocol, the commits behind all records.
 
     Args:
-        variants: rows whose trained networks it shows; empty: none of this protocol.
-        rests_on: further records it shows, names of :data:`RECORDS`.
-        notebook: path of the notebook relative to the root, or "".
         here: commit of the checkout the site is built in, or None.
-        up: path from the page to the top of the site.
     """
-    lines = []
-    if notebook:
-        lines.append(("notebook", notebook, f"{up}{notebook}"))
-    lines.append(("stage", f"report@{protocol}", f"{up}{PAGE}#stage-report"))
-    if variants:
+
+    def __init__(self, protocol, root=".", *, here):
+        self.protocol, self.root, self.here = protocol, Path(root), here
         records = load_records(protocol, root)
-        runs = records[records["variant"].isin(variants)]
-        found = [load_provenance(protocol, v, s, root) for v, s in zip(runs["variant"], runs["seed"], strict=True)]
-        for commit in sorted({about.get("commit") or "" for about in found}):
-            lines.append(("commit", f"{short(commit)} (runs)", f"{up}{PAGE}#{anchor(commit)}"))
-        lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in data_sets([protocol], root)]
-    for name in rests_on:
-        stage, pattern, data = RECORDS[name]
-        lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}"))
-        found = {json.loads(path.read_text(encoding="utf-8")).get("commit") or "" for path in Path(root).glob(pattern)}
-        lines += [("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}") for commit in sorted(found)]
-        names = [data] if data else list(data_sets([name], root))
-        lines += [("data", text.replace("-", " ") if data else text, f"{up}{PAGE}#data-{text}") for text in names]
-    if not variants and not rests_on:
-        lines.append(("commit", f"{short(here)} (this site)", f"{up}{PAGE}#this"))
-        lines.append(("data", "none: drawn from the networks themselves", f"{up}{PAGE}#data"))
-    return lines
+        self.runs = len(records)
+        self._commits = {}
+        for variant, seed in zip(records["variant"], records["seed"], strict=True):
+            commit = load_provenance(protocol, variant, seed, root).get("commit") or ""
+            self._commits.setdefault(variant, set()).add(commit)
+        self._resting = {name: self._read_commits(pattern) for name, (_, pattern, _) in RECORDS.items()}
+        self._data = {name: list(data_sets([name], root)) for name in (protocol, *RECORDS)}
+
+    def _read_commits(self, pattern):
+        return {json.loads(path.read_text(encoding="utf-8")).get("commit") or "" for path in self.root.glob(pattern)}
+
+    def links(self, variants, *, notebook, rests_on=(), up=""):
+        """Where a table or figure comes from, as list of (what, text, address or "") for the lines under it.
+
+        Args:
+            variants: rows whose trained networks it shows; empty: none of this protocol.
+            notebook: path of the notebook relative to the root, or "".
+            rests_on: further records it shows, names of :data:`RECORDS`.
+            up: path from the page to the top of the site.
+        """
+        lines = []
+        if notebook:
+            lines.append(("notebook", notebook, f"{up}{notebook}"))
+        lines.append(("stage", f"report@{self.protocol}", f"{up}{PAGE}#stage-report"))
+        if variants:
+            for commit in sorted(set().union(*(self._commits.get(variant, ()) for variant in variants))):
+                lines.append(("commit", f"{short(commit)} (runs)", f"{up}{PAGE}#{anchor(commit)}"))
+            lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in self._data[self.protocol]]
+        for name in rests_on:
+            stage, _, data = RECORDS[name]
+            lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}"))
+            for commit in sorted(self._resting[name]):
+                lines.append(("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}"))
+            names = [data] if data else self._data[name]
+            lines += [("data", text.replace("-", " ") if data else text, f"{up}{PAGE}#data-{text}") for text in names]
+        if not variants and not rests_on:
+            lines.append(("commit", f"{short(self.here)} (this site)", f"{up}{PAGE}#this"))
+            lines.append(("data", "none: drawn from the networks themselves", f"{up}{PAGE}#data"))
+        return lines
 
 
 def short(commit):

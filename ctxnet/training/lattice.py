@@ -12,7 +12,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from .. import provenance
-from ..atlas.measures import erf_share
+from ..atlas.measures import erf_share, rf_side
 from ..data import normalise
 from ..data.photograph import photograph
 from ..files import atomic_path, remove_partials, sha256, write_csv, write_json, write_sealed
@@ -101,11 +101,11 @@ def _column(profile, cells):
 def _box(mask):
     """(top, left, side) of the smallest square around a mask that lies in the image; of all of it for an empty mask."""
     height, width = mask.shape
-    rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
-    if not len(rows):
+    side = rf_side(mask)
+    if not side:
         return [0, 0, min(height, width)]
-    side = int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
-    return [min(int(rows[0]), height - side), min(int(columns[0]), width - side), side]
+    top, left = (int(mask.any(axis).nonzero()[0]) for axis in (1, 0))
+    return [min(top, height - side), min(left, width - side), side]
 
 
 def _tile(rf, erf, cells):
