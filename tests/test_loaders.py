@@ -1,6 +1,7 @@
 """Loaders: shapes, order, determinism, and that the augmentation is what it says."""
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -185,6 +186,18 @@ def test_a_broken_off_epoch_leaves_nothing_to_the_next(prepared):
 def test_images_on_a_device_need_no_processes(prepared):
     with pytest.raises(ValueError, match="workers=2: .*nearest valid value: 0"):
         build(prepared, workers=2, resident="cpu", min_crop=1.0, max_rotate=0.0, flip=False)
+
+
+@pytest.mark.parametrize("sizes", [[], [5]])
+def test_a_batch_finished_piece_by_piece_is_that_finished_at_once(monkeypatch, sizes):
+    module = sys.modules["ctxnet.data.loaders"]  # the package has a function of this name
+    images = torch.randint(0, 256, (5, 16, 16, 3), dtype=torch.uint8)
+    batches = []
+    for piece in (1, 2 * 12 * 16 * 16, 2**30):  # bytes: one image, two, all
+        monkeypatch.setattr(module, "PIECE", piece)
+        torch.manual_seed(0)
+        batches.append(module.Finish(sizes, **AUGMENT)((images, torch.zeros(5)))[0])
+    assert torch.equal(batches[0], batches[2]) and torch.equal(batches[1], batches[2])
 
 
 def test_a_crop_is_what_pillow_makes_of_it():
