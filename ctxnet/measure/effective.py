@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+from ctxnet.measure.frozen import FrozenWeights
 from ctxnet.measure.graph import evaluating, first_tensor
 from ctxnet.measure.receptive_field import Reach
 from ctxnet.naming import require_known
@@ -89,7 +90,7 @@ def erf_maps(model, images, grids, positions, aggregate, batch_size=None):
             handles.append(modules[layer].register_forward_hook(keep(layer)))
         for batch in images.split(batch_size or len(images)):
             batch = batch.detach().clone().requires_grad_()
-            with torch.enable_grad():
+            with torch.enable_grad(), FrozenWeights():
                 model(batch)
             left = sum(len(f) for f in features.values())
             for layer in reversed(list(grids)):
