@@ -1,10 +1,11 @@
 """Training, images per second: our Learner, a bare loop on our loader, fastai's defaults, timm's loader and optimiser.
 
-    python -m benchmarks.training [--device cuda --width 64 --size 224] [--rows resnet50 …]
+    python -m benchmarks.training [--device cuda --width 64 --size 224 --precision bf16 --graph] [--rows resnet50 …]
 
 The first row is a tiny network, where what a loop costs besides computing shows. fastai: ``Learner`` as it comes, with
 its Recorder, accuracy and SGD, on ``ImageDataLoaders``. timm: ``create_loader`` and ``create_optimizer_v2`` in the
-order of its train.py. Both decode their JPEG files in every epoch, which is how they are used.
+order of its train.py. Both decode their JPEG files in every epoch, which is how they are used. The precision is that of
+all cases but fastai's; with ``--graph`` ours and the bare loop replay CUDA graphs.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from benchmarks.common import interleaved, peak_memory, report
 from benchmarks.loaders import AUGMENTATION, fastai_loaders, write_images
 from ctxnet.data import imagenette, loaders
 from ctxnet.training import load_protocol
+from ctxnet.training.graphs import record_graphs
 from ctxnet.training.learner import build_learner, fit_epoch
 
 TINY, ROWS = "tiny", ("resnet50", "resnet50_perm5", "resnet50_random_dilated8")
@@ -33,13 +35,15 @@ def network(name, *, width, size):
     return nn.Sequential(*layers)
 
 
-def bare(model, optimizer, batches, *, device):
+def bare(model, optimizer, batches, *, device, bf16):
     """One epoch the way one writes it down; the loss is read once, at its end."""
     loss_function, total = nn.CrossEntropyLoss(), 0.0
     model.train()
     for x, y in batches:
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-        loss = loss_function(model(x), y)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            output = model(x)
+        loss = loss_function(output.float(), y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -62,7 +66,7 @@ def cases(name, prepared, folder, args, protocol):
     from fastai.vision.all import SGD, Learner, accuracy
     from timm.optim import create_optimizer_v2
 
-    device = args.device
+    device, bf16 = args.device, args.precision == "bf16"
     common = {"image_size": args.size, "batch_size": args.batch, "workers": 0, "seed": 0, **AUGMENTATION}
     resident = "cuda" if device == "cuda" else None
 
@@ -75,6 +79,8 @@ def cases(name, prepared, folder, args, protocol):
     ours = build_learner(model(), dls, protocol)
     plain, plain_dls = model(), loaders(prepared, resident=resident, **common)
     plain_dls.to(torch.device(device))
+    if protocol.cuda_graph:
+        record_graphs(plain, batch_size=args.batch, image_size=args.size, bf16=bf16)
     sgd = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, fused=device == "cuda")
     theirs = fastai_loaders(folder, size=args.size, batch=args.batch, workers=args.workers, device=device)
     default = Learner(theirs, network(name, width=args.width, size=args.size), metrics=accuracy, opt_func=SGD)
@@ -89,9 +95,9 @@ def cases(name, prepared, folder, args, protocol):
 
     return {
         "ours": lambda: fit_epoch(ours, 0, 0.01),
-        "bare": lambda: bare(plain, sgd, plain_dls.train, device=device),
+        "bare": lambda: bare(plain, sgd, plain_dls.train, device=device, bf16=bf16),
         "fastai": fit_default,
-        "timm": lambda: bare(timms, timm_sgd, timm_batches, device=device),
+        "timm": lambda: bare(timms, timm_sgd, timm_batches, device=device, bf16=bf16),
     }
 
 
@@ -104,10 +110,15 @@ def main():
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--workers", type=int, default=0, help="of fastai's and timm's loaders")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
+    parser.add_argument("--graph", action="store_true", help="replay CUDA graphs (no effect on a CPU)")
     parser.add_argument("--rows", nargs="*", default=[TINY, *ROWS])
     args = parser.parse_args()
     protocol = load_protocol("quick", Path(__file__).parents[1] / "params.yaml")
-    protocol = dataclasses.replace(protocol, device=args.device, image_size=args.size, batch_size=args.batch)
+    protocol = dataclasses.replace(
+        protocol, device=args.device, image_size=args.size, batch_size=args.batch, precision=args.precision,
+        cuda_graph=args.graph and args.device == "cuda",
+    )  # fmt: skip
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_images(Path(scratch) / "pictures", args.images)
@@ -120,8 +131,9 @@ def main():
             rows.append([name, *(round(rates[case]) for case in calls), *ratios])
     header = ["row", *(f"{case} img/s" for case in calls), "time ÷ bare", "÷ fastai", "÷ timm"]
     notes = [
-        f"{args.size} px, width {args.width}, batch {args.batch}, float32, {args.workers} processes for fastai's and timm's "
-        f"loaders, medians of {args.repeats} epochs of {args.images} images. Ours validates 20 images besides. Peak memory "
+        f"{args.size} px, width {args.width}, batch {args.batch}, {args.precision}{', CUDA graphs' * protocol.cuda_graph}, "
+        f"{args.workers} processes for fastai's and timm's loaders, medians of {args.repeats} epochs of {args.images} "
+        "images. Ours validates 20 images besides. Peak memory "
         f"{peak_memory(args.device):.1f} GiB."
     ]
     report("training", header, rows, device=args.device, notes=notes)

@@ -17,6 +17,7 @@ import ctxnet
 from ctxnet.measure import ContextProfile
 from ctxnet.report.records import load_history
 from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
+from ctxnet.training.protocol import identity
 from ctxnet.training.schedule import learning_rate, reseed
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +197,75 @@ def test_a_run_leaves_a_complete_deterministic_record(project):
         path.unlink()
     run(toy(project), "resnet50_perm1", root=project, progress=False)
     assert {name: (first.folder / name).read_bytes() for name in names} == before
+
+
+def test_a_recording_leaves_the_network_as_it_was_and_evaluation_alone(monkeypatch):
+    """With a stand-in for CUDA's recorder, which like it runs the network on what it is given and replaces ``forward``."""
+    from ctxnet.training.graphs import record_graphs
+
+    calls = []
+
+    def recorder(model, samples, **settings):
+        assert model.training and not torch.is_autocast_cache_enabled()
+        plain = model.forward
+        for _ in range(3):
+            calls.append(("warm", plain(*samples).dtype, tuple(samples[0].shape)))
+        model.forward = lambda x: calls.append("replayed") or plain(x) if model.training else plain(x)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", recorder)
+    model = ctxnet.create_model("resnet18", width=8, seed=0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    record_graphs(model, batch_size=3, image_size=32, bf16=True)
+    assert calls == [("warm", torch.bfloat16, (3, 3, 32, 32))] * 3
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.eval()(torch.zeros(2, 3, 32, 32))
+    assert "replayed" not in calls
+    model.train()(torch.zeros(3, 3, 32, 32))
+    assert calls[-1] == "replayed" and torch.is_autocast_cache_enabled()
+
+
+def test_a_recording_is_asked_for_on_a_gpu_only_and_is_no_part_of_a_run(project):
+    plain, recorded = toy(project), toy(project, cuda_graph=True)
+    assert identity(plain, "resnet18", 0, "") == identity(recorded, "resnet18", 0, "")
+    assert run(recorded, "plain20", root=project, progress=False).status == "finished"  # on a CPU: as if not asked for
+
+
+@pytest.mark.parametrize("key, value", [("compile", "inductor"), ("optimizer", "ranger")])
+def test_what_cannot_be_recorded_is_refused(project, tmp_path, key, value):
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["protocols"]["quick"] |= {"cuda_graph": True, key: value}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ValueError, match=f"protocols.quick.{key}='{value}': not with cuda_graph; nearest valid value"):
+        load_protocol("quick", tmp_path / "params.yaml")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("variant", ["resnet50", "resnet50_perm1_attn", "resnet50_random_dilated8_conv"])
+def test_a_replayed_step_is_the_step(project, variant):
+    losses = []
+    for cuda_graph in (False, True):
+        protocol = toy(project, device="cuda", epochs=1, cuda_graph=cuda_graph)
+        result = run(protocol, variant, root=project, progress=False)
+        losses.append(load_history("quick", variant, 0, project)["train_loss"].tolist())
+        for path in result.folder.iterdir():
+            path.unlink()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_fewer_validations_change_nothing_but_their_number(project):
+    every = run(toy(project, epochs=5), "plain20", root=project, progress=False)
+    history, answers = ((every.folder / name).read_text().splitlines() for name in ("history.csv", "predictions.csv"))
+    protocol = toy(project, epochs=5, validate_every=2)
+    run(protocol, "plain20", root=project, progress=False, max_minutes=1e-9)  # stops after an epoch without validation
+    few = run(protocol, "plain20", root=project)
+    assert few.status == "finished" and few.record["top1"] == every.record["top1"]
+    assert (few.folder / "predictions.csv").read_text().splitlines() == answers
+    lines = (few.folder / "history.csv").read_text().splitlines()
+    blank = [",".join([*line.split(",")[:3], "", ""]) for line in history]
+    assert lines == [history[0], blank[1], history[2], blank[3], history[4], history[5]]
+    found = load_history("quick", "plain20", 0, project)
+    assert found["top1"].isna().tolist() == [True, False, True, False, False]
+    assert few.record["top1_best"] == found["top1"].max()
 
 
 def test_training_answers_are_kept_on_request_and_change_nothing_else(project):

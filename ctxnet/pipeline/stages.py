@@ -108,7 +108,8 @@ def _summarise(protocol, root, results):
     histories, distances = {row: [] for row in rows}, {row: [] for row in rows}
     for variant, runs in records.groupby("variant"):
         top1 = [load_history(protocol, variant, seed, root)["top1"] for seed in runs["seed"]]
-        histories[variant] = (sum(top1) / len(top1)).tolist()
+        mean = (sum(top1) / len(top1)).tolist()
+        histories[variant] = ["" if math.isnan(value) else value for value in mean]  # an epoch without validation
         profiles = [load_profile(protocol, variant, seed, root) for seed in runs["seed"]]
         mean = sum(100 * profile.distance / profile.rf.shape[-1] for profile in profiles) / len(profiles)
         distances[variant] = ["" if math.isnan(value) else round(value, 3) for value in mean.tolist()]

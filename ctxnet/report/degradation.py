@@ -36,7 +36,7 @@ def errors(protocol, row, root="."):
     Training errors are those of the batches as they were seen in training, cropped and before the step.
 
     Raises:
-        BadRecord: a run without training errors, or runs of different length.
+        BadRecord: a run without training errors or with epochs that were not validated, or runs of different length.
     """
     records = load_records(protocol, root)
     found = []
@@ -44,6 +44,8 @@ def errors(protocol, row, root="."):
         history = load_history(protocol, row, int(seed), root)
         if TRAIN_TOP1 not in history:
             raise BadRecord(f"{protocol}, {row} seed {seed}: no {TRAIN_TOP1} in its history; set train_top1: true")
+        if history["top1"].isna().any():
+            raise BadRecord(f"{protocol}, {row} seed {seed}: epochs without validation; set validate_every: 1")
         found.append(100 * (1 - history[[TRAIN_TOP1, "top1"]].to_numpy()))
     if len({len(one) for one in found}) > 1:
         raise BadRecord(f"{protocol}, {row}: its seeds have different numbers of epochs")

@@ -75,7 +75,10 @@ def load_records(protocol, root="."):
 
 
 def load_history(protocol, variant, seed=0, root="."):
-    """One run's epochs: :data:`HISTORY_COLUMNS`, one row per epoch, and :data:`TRAIN_TOP1` where the run kept it."""
+    """One run's epochs: :data:`HISTORY_COLUMNS`, one row per epoch, and :data:`TRAIN_TOP1` where the run kept it.
+
+    ``valid_loss`` and ``top1`` are NaN for epochs without validation.
+    """
     path = run_folder(protocol, variant, seed, root) / "history.csv"
     return _csv(path, HISTORY_COLUMNS, protocol, variant, may_have=[TRAIN_TOP1])
 

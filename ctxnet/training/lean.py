@@ -47,12 +47,14 @@ class LeanLearner(Learner):
     """A Learner whose batches cost what they compute. ``sums`` holds those of the current split.
 
     With ``bf16`` the network runs under bfloat16 autocast, its weights, loss and optimiser in float32. With
-    ``keep_answers`` the sums hold labels and predictions of training too.
+    ``keep_answers`` the sums hold labels and predictions of training too. With ``validating`` off an epoch ends with its
+    training.
 
     Callbacks are asked for their methods when they are added; a method given to one later is not called.
     """
 
     bf16 = keep_answers = False
+    validating = True
 
     def add_cb(self, cb):
         self._listeners = {}
@@ -73,6 +75,11 @@ class LeanLearner(Learner):
             self._listeners[event_name] = [c for c in self.cbs.sorted("order") if _listens(c, event_name)]
         for callback in self._listeners[event_name]:
             callback(event_name)
+
+    def _do_epoch(self):
+        self._do_epoch_train()
+        if self.validating:
+            self._do_epoch_validate()
 
     def _do_epoch_train(self):
         self.sums = EpochSums()

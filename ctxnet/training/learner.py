@@ -10,17 +10,23 @@ from fastai.learner import Recorder
 from fastai.optimizer import OptimWrapper, ranger
 from tqdm.auto import tqdm
 
+from .graphs import record_graphs
 from .lean import LeanLearner
 
 
 class Bookkeeper(Callback):
     """Mean losses, top-1, labels and predictions of the last epoch, read from the device once per split.
 
+    ``valid_loss`` and ``top1`` are None after an epoch without validation.
+
     A loss that is not finite ends the epoch there and is left in ``failure``.
     """
 
     order = 60
     failure = None
+
+    def before_train(self):
+        self.valid_loss = self.top1 = None
 
     def after_train(self):
         self.train_loss = self._mean_loss("training")
@@ -56,7 +62,8 @@ class RunProgress(Callback):
 
     def after_epoch(self):
         keeper = self.learn.bookkeeper
-        self.bar.set_postfix(train_loss=f"{keeper.train_loss:.3f}", top1=f"{keeper.top1:.3f}")
+        if keeper.top1 is not None:
+            self.bar.set_postfix(train_loss=f"{keeper.train_loss:.3f}", top1=f"{keeper.top1:.3f}")
 
     def close(self):
         self.bar.close()
@@ -74,6 +81,10 @@ def build_learner(model, dls, protocol, *, cbs=()):
     if protocol.compile:
         learner.model.compile(backend=protocol.compile)
     learner.create_opt()
+    if protocol.cuda_graph and protocol.device == "cuda":
+        record_graphs(
+            learner.model, batch_size=protocol.batch_size, image_size=protocol.image_size, bf16=learner.bf16
+        )
     return learner
 
 
@@ -100,12 +111,13 @@ def require_graphs():
         raise RuntimeError("compile: no part of the network was compiled; nearest valid value: compile=''")
 
 
-def fit_epoch(learner, epoch, rate):
-    """Train and validate once at a fixed learning rate; returns the learner's ``Bookkeeper``.
+def fit_epoch(learner, epoch, rate, *, validate=True):
+    """Train and (with ``validate``) validate once at a fixed learning rate; returns the learner's ``Bookkeeper``.
 
     Raises:
         FloatingPointError: if the training or the validation loss is not finite.
     """
+    learner.validating = validate
     learner.fit(1, lr=rate)
     if learner.model._compiled_call_impl is not None:
         require_graphs()

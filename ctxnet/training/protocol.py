@@ -35,7 +35,10 @@ class Protocol:
         drop_rate: share of the features before the classifier that dropout sets to zero.
         precision: "float32", or "bf16" for bfloat16 autocast over float32 weights.
         compile: backend of ``torch.compile`` ("inductor"); empty: none.
+        cuda_graph: on a GPU, replay a recording of the network's training step instead of launching its kernels one by
+            one; no part of a run's identity, and without effect on a CPU.
         train_top1: also keep the share of right answers on the training batches, as they are seen in training.
+        validate_every: epochs from one validation to the next; there is always one after the last epoch.
     """
 
     name: str
@@ -62,7 +65,13 @@ class Protocol:
     drop_rate: float = 0.0
     precision: str = "float32"
     compile: str = ""
+    cuda_graph: bool = False
     train_top1: bool = False
+    validate_every: int = 1
+
+    def validates(self, epoch):
+        """Whether the epoch (counted from 0) ends with a validation."""
+        return (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,10 @@ _CHOICES = {
     "precision": ("float32", "bf16"),
     "compile": ("", "inductor", "aot_eager", "eager"),
 }
-_POSITIVE = ("image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "images", "places", "cells")
+_POSITIVE = (
+    "image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "validate_every", "images", "places",
+    "cells",
+)  # fmt: skip
 
 
 def load_params(path="params.yaml"):
@@ -118,7 +130,17 @@ def load_protocol(name, path="params.yaml"):
     """
     groups = load_params(path).get("protocols", {})
     require_known("protocol", name, groups)
-    return typed(Protocol, {"name": name, **groups[name]}, where=f"{path}: protocols.{name}")
+    protocol = typed(Protocol, {"name": name, **groups[name]}, where=f"{path}: protocols.{name}")
+    if protocol.cuda_graph:
+        _require_recordable(protocol, f"{path}: protocols.{name}")
+    return protocol
+
+
+def _require_recordable(protocol, where):
+    if protocol.compile:
+        raise ValueError(f"{where}.compile={protocol.compile!r}: not with cuda_graph; nearest valid value: ''")
+    if protocol.optimizer == "ranger":  # fastai's clears gradients in place, which are memory of the recording
+        raise ValueError(f"{where}.optimizer='ranger': not with cuda_graph; nearest valid value: 'adamw'")
 
 
 def rows_of(protocol, params):
@@ -182,12 +204,12 @@ def _typed_value(value, kind, where, key):
 def identity(protocol, variant, seed, data_hash):
     """What a run's result depends on, as a JSON-able dict; its hash names the run.
 
-    The device, the list of seeds and the name of the protocol are left out: they choose where and which runs are
-    made, not what a run is. So are settings at their default: those came later than the first records, which were
-    made with just these values.
+    The device, CUDA graphs, the list of seeds and the name of the protocol are left out: they choose where, how fast
+    and which runs are made, not what a run is. So are settings at their default: those came later than the first
+    records, which were made with just these values.
     """
     settings = dataclasses.asdict(protocol)
     for field in dataclasses.fields(protocol):
-        if field.name in ("name", "seeds", "device") or settings[field.name] == field.default:
+        if field.name in ("name", "seeds", "device", "cuda_graph") or settings[field.name] == field.default:
             del settings[field.name]
     return {**settings, "variant": variant, "seed": seed, "data": data_hash}

@@ -139,9 +139,9 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
         tensors, state = load_tensors(folder / "weights.safetensors")
         history, spent = state["history"], state["seconds"]
         learner.model.load_state_dict(tensors)
-    batches = len(dls.train) + len(dls.valid)
+    batches = [len(dls.train) + len(dls.valid) * protocol.validates(epoch) for epoch in range(protocol.epochs)]
     if progress and len(history) < protocol.epochs:
-        bar = RunProgress(f"{variant} seed {seed}", total=protocol.epochs * batches, done=len(history) * batches)
+        bar = RunProgress(f"{variant} seed {seed}", total=sum(batches), done=sum(batches[: len(history)]))
         learner.add_cb(bar)
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
     longest = 0.0
@@ -152,7 +152,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
         started = time.perf_counter()
         reseed(seed, epoch, (dls.train, dls.valid))
         rate = learning_rate(protocol, epoch)
-        keeper = fit_epoch(learner, epoch, rate)
+        keeper = fit_epoch(learner, epoch, rate, validate=protocol.validates(epoch))
         answers = [keeper.train_top1] if protocol.train_top1 else []
         history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.top1, *answers])
         longest = max(longest, time.perf_counter() - started)
@@ -194,7 +194,7 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         "variant": variant,
         "seed": seed,
         "top1": history[-1][4],
-        "top1_best": max(row[4] for row in history),
+        "top1_best": max(row[4] for row in history if row[4] is not None),
         "n": len(prepared.valid_ids),
         "epochs": len(history),
         "parameters": count_parameters(model),
