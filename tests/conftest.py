@@ -1,0 +1,17 @@
+"""What all tests share."""
+
+import random
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_stream_of_random_numbers():
+    """Every test draws the same numbers, whichever tests ran before it in its process.
+
+    The comparison of precisions needs it: unscaled attention is nearly one-hot, and with some inputs two positions are
+    so close to a tie that rounding decides between them.
+    """
+    random.seed(0)
+    torch.manual_seed(0)
