@@ -192,7 +192,7 @@ def main(argv=None):
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"ctxnet: {error}")
     except KeyboardInterrupt:
-        sys.exit("ctxnet: interrupted; the same command goes on from the last finished epoch")
+        sys.exit("ctxnet: interrupted; the same command goes on from its last checkpoint")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from PIL import Image
 
 from ctxnet.tensors import load_tensors
 from ctxnet.training import load_params, load_protocol, read_record, run
+from ctxnet.training.checkpoint import Checkpoints
+from ctxnet.training.learner import fit_epoch
 
 ROOT = Path(__file__).parents[1]
 VARIANT = "resnet18"
@@ -126,6 +129,59 @@ def test_ctrl_c_in_an_epoch_loses_that_epoch_only(project, undisturbed):
     assert len(load_tensors(checkpoint)[1]["history"]) in (1, 2)
     start(protocol, project).join()
     assert contents(project, "interrupted") == undisturbed
+
+
+def test_checkpoints_take_a_small_share_of_the_time(monkeypatch):
+    clock, written = [0.0], []
+
+    def save(path, learner, state):
+        clock[0] += 3
+        written.append(state)
+
+    monkeypatch.setattr("ctxnet.training.checkpoint.save_checkpoint", save)
+    monkeypatch.setattr("ctxnet.training.checkpoint.time.perf_counter", lambda: clock[0])
+    checkpoints = Checkpoints("anywhere", learner=None)
+    for epoch in range(100):
+        clock[0] += 2
+        checkpoints.after_epoch(epoch)
+    assert written == [0, 30, 60, 90]  # 3 s each, every 60 s
+    checkpoints.write()
+    checkpoints.write()
+    assert written == [0, 30, 60, 90, 99]
+
+
+def test_a_run_paused_between_checkpoints_loses_no_epoch(project, undisturbed, monkeypatch):
+    """After the first, no checkpoint is written but that of the pause."""
+    monkeypatch.setattr("ctxnet.training.checkpoint.SHARE", 1e-9)
+    protocol, epochs, clock, late = settings(project, "paused"), [], time.perf_counter, [0]
+
+    def the_second_epoch_takes_an_hour(learner, epoch, rate, *, validate=True):
+        epochs.append(epoch)
+        late[0] += 3600 * (epoch == 1)
+        return fit_epoch(learner, epoch, rate, validate=validate)
+
+    monkeypatch.setattr("ctxnet.training.learner.fit_epoch", the_second_epoch_takes_an_hour)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + late[0])
+    assert run(protocol, VARIANT, root=project, progress=False, max_minutes=30).status == "paused"
+    assert epochs == [0, 1]
+    assert run(protocol, VARIANT, root=project, progress=False).status == "finished"
+    assert epochs == [0, 1, 2] and contents(project, "paused") == undisturbed
+
+
+def test_a_run_killed_before_its_record_is_not_trained_again(project, undisturbed, monkeypatch):
+    protocol = settings(project, "measured-late")
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sys.modules[run.__module__], "trained_profile", interrupted)
+        run(protocol, VARIANT, root=project, progress=False)
+    left = {path.name for path in folder(project, "measured-late").iterdir()}
+    assert left == {"weights.safetensors", ".lock"}
+    monkeypatch.setattr("ctxnet.training.learner.fit_epoch", lambda *args, **kwargs: pytest.fail("trained again"))
+    run(protocol, VARIANT, root=project, progress=False)
+    assert contents(project, "measured-late") == undisturbed
 
 
 def _hold_on():

@@ -105,9 +105,7 @@ def _job(protocol, row, seed, root, cost):
     folder = root / "results" / protocol.name / "runs" / row / f"seed{seed}"
     if read_record(folder) is not None:
         return Job(row, seed, protocol.epochs, protocol.epochs, 0.0, "measured")
-    checkpoint, done = folder / "checkpoint.safetensors", 0
-    if checkpoint.exists():
-        done = len(load_tensors(checkpoint)[1]["history"])
+    done = max((len(load_tensors(path)[1]["history"]) for path in folder.glob("*.safetensors")), default=0)
     seconds, basis = cost(row)
     minutes = None if seconds is None else seconds * (protocol.epochs - done) / protocol.epochs / 60
     return Job(row, seed, done, protocol.epochs, minutes, basis)

@@ -1,6 +1,36 @@
 """Checkpoints: model, optimiser and history after an epoch, in one digest-checked file."""
 
+import time
+
 from ..tensors import load_tensors, save_tensors
+
+SHARE = 0.05
+
+
+class Checkpoints:
+    """Checkpoints of one run, as many as take no more than ``SHARE`` of its time.
+
+    A full-size network with its optimiser is some hundred megabytes: on a GPU that can take longer than an epoch.
+    """
+
+    def __init__(self, path, learner):
+        self.path, self.learner = path, learner
+        self.cost, self.written, self.pending = 0.0, time.perf_counter(), None
+
+    def after_epoch(self, state):
+        """Write the learner and ``state``, unless too little time has passed since the last writing."""
+        self.pending = state
+        if SHARE * (time.perf_counter() - self.written) >= self.cost:
+            self.write()
+
+    def write(self):
+        """Write what the last epoch left, if it is not written yet. To be called before the next epoch begins."""
+        if self.pending is None:
+            return
+        started = time.perf_counter()
+        save_checkpoint(self.path, self.learner, self.pending)
+        self.written, self.pending = time.perf_counter(), None
+        self.cost = self.written - started
 
 
 def save_checkpoint(path, learner, state):

@@ -1,4 +1,4 @@
-"""One run: train, keep a checkpoint after every epoch, measure the trained network, write the record."""
+"""One run: train, keep checkpoints, measure the trained network, write the record."""
 
 import time
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ..locking import one_writer
 from ..models import count_parameters, create_model, list_models
 from ..naming import require_known
 from ..tensors import load_tensors, save_tensors
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoints, load_checkpoint
 from .context import profile_images, trained_profile
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
@@ -119,7 +119,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
     from ..data import loaders
     from .learner import RunProgress, build_learner, fit_epoch
 
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint, weights = folder / "checkpoint.safetensors", folder / "weights.safetensors"
     dls = loaders(
         prepared, image_size=protocol.image_size, batch_size=protocol.batch_size, min_crop=protocol.min_crop,
         max_rotate=protocol.max_rotate, flip=protocol.flip, workers=protocol.workers, seed=seed,
@@ -132,21 +132,22 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
     )
     learner = build_learner(model, dls, protocol, cbs=cbs)
     history, spent = [], 0.0
-    if checkpoint.exists():
-        state = load_checkpoint(checkpoint, learner)
-        history, spent = state["history"], state["seconds"]
-    elif (folder / "weights.safetensors").exists():  # trained before; only its record is missing
-        tensors, state = load_tensors(folder / "weights.safetensors")
+    if weights.exists():  # trained before; only its record is missing
+        tensors, state = load_tensors(weights)
         history, spent = state["history"], state["seconds"]
         learner.model.load_state_dict(tensors)
+    elif checkpoint.exists():
+        state = load_checkpoint(checkpoint, learner)
+        history, spent = state["history"], state["seconds"]
     batches = [len(dls.train) + len(dls.valid) * protocol.validates(epoch) for epoch in range(protocol.epochs)]
     if progress and len(history) < protocol.epochs:
         bar = RunProgress(f"{variant} seed {seed}", total=sum(batches), done=sum(batches[: len(history)]))
         learner.add_cb(bar)
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-    longest = 0.0
+    longest, checkpoints = 0.0, Checkpoints(checkpoint, learner)
     for epoch in range(len(history), protocol.epochs):
-        if deadline and longest and time.perf_counter() + longest > deadline:
+        if deadline and longest and time.perf_counter() + longest + checkpoints.cost > deadline:
+            checkpoints.write()
             print(f"{folder}: paused after {epoch} of {protocol.epochs} epochs; the same command goes on from here")
             return None
         started = time.perf_counter()
@@ -157,7 +158,11 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
         history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.top1, *answers])
         longest = max(longest, time.perf_counter() - started)
         spent += time.perf_counter() - started
-        save_checkpoint(checkpoint, learner, {"config": config, "history": history, "seconds": spent})
+        if epoch + 1 < protocol.epochs:
+            checkpoints.after_epoch({"config": config, "history": history, "seconds": spent})
+    if not weights.exists():
+        save_tensors(weights, learner.model.state_dict(), {"config": config, "history": history, "seconds": spent})
+        checkpoint.unlink(missing_ok=True)
     if progress and hasattr(learner, "run_progress"):
         learner.run_progress.close()
     return learner, history, spent
@@ -166,7 +171,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
 def _finish(protocol, variant, seed, prepared, config, folder, state, root, started):
     """Measure the trained network and write the record, last of all files: it vouches for the others."""
     learner, history, spent = state
-    if not hasattr(learner.bookkeeper, "predicted"):  # resumed after the last epoch
+    if not hasattr(learner.bookkeeper, "predicted"):  # trained before
         learner.validate()
     keeper, model = learner.bookkeeper, learner.model.eval()
     images = profile_images(prepared, protocol.profile_images).to(protocol.device)
@@ -176,8 +181,6 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         folder / "predictions.csv", ("image", "label", "predicted"),
         zip(prepared.valid_ids, keeper.labels.tolist(), keeper.predicted.tolist(), strict=True),
     )
-    state = {"config": config, "history": history, "seconds": spent}
-    save_tensors(folder / "weights.safetensors", model.state_dict(), state)
     seen = len(history) * len(prepared.train_ids)
     write_json(
         folder / "provenance.json",
@@ -203,5 +206,4 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         "files": {name: sha256(folder / name) for name in ("context.npz", "history.csv", "predictions.csv")},
     }
     write_sealed(folder / "record.json", record)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return record
