@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+from functools import partial
 
 from .naming import unknown_name
 
@@ -42,14 +43,15 @@ def _train(args):
 
 
 def _campaign(args):
-    from .training import campaign, load_protocol, plan
+    from .training import campaign, campaign_at_once, load_protocol, plan
 
     protocol = load_protocol(args.protocol, args.params)
     if args.device:
         protocol = dataclasses.replace(protocol, device=args.device)
     chosen = {"root": args.root, "rows": args.rows, "seeds": args.seeds}
     if not args.dry_run:
-        _, failed = campaign(protocol, **chosen, max_minutes=args.max_minutes, progress=not args.quiet)
+        go = campaign if args.at_once == 1 else partial(campaign_at_once, args.at_once)
+        _, failed = go(protocol, **chosen, max_minutes=args.max_minutes, progress=not args.quiet)
         if failed:
             raise RuntimeError(f"{len(failed)} runs failed: {', '.join(f'{row} seed {seed}' for row, seed in failed)}")
         return
@@ -141,6 +143,7 @@ def build_parser():
     sub_campaign.add_argument("--rows", nargs="+", help="only these")
     sub_campaign.add_argument("--seeds", nargs="+", type=int, help="only these")
     sub_campaign.add_argument("--max-minutes", type=float, help="stop cleanly when the next epoch would not end in time")
+    sub_campaign.add_argument("--at-once", type=int, default=1, metavar="N", help="so many runs side by side")
     sub_campaign.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub_campaign.add_argument("--dry-run", action="store_true", help="print the plan with minutes per run")
     sub_campaign.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -6,12 +6,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
+class Busy(RuntimeError):
+    """Another process holds the lock."""
+
+
 @contextmanager
 def one_writer(folder):
     """Hold the exclusive right to write into ``folder`` for the length of a ``with`` block.
 
     Raises:
-        RuntimeError: at once, when another process holds it.
+        Busy: at once, when another process holds it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -20,4 +24,4 @@ def one_writer(folder):
         with lock.acquire(timeout=0):
             yield
     except Timeout:
-        raise RuntimeError(f"{folder}: another process is writing this run; wait for it or stop it") from None
+        raise Busy(f"{folder}: another process is writing this run; wait for it or stop it") from None

@@ -9,10 +9,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..locking import Busy
 from ..naming import require_known
 from ..tensors import load_tensors
-from .protocol import load_params, rows_of, seeds_of
-from .run import read_record, run
+from .protocol import identity, load_params, rows_of, seeds_of
+from .run import read_record, require_device, run, run_folder
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,19 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
     """Run what :func:`plan` lists until it is done or the time is up.
 
     A run that fails (a loss that is no number, say) is reported and the next one begun; it is tried again by the
-    next campaign.
+    next campaign. A run that another process works on is left to it, so campaigns can share out a plan between them.
 
     Returns:
         (finished, failed): number of runs finished here, and {(variant, seed): message}.
+
+    Raises:
+        RuntimeError: if the device is missing.
     """
+    require_device(protocol)
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
     finished, failed = 0, {}
     for job in plan(protocol, root=root, rows=rows, seeds=seeds):
-        if job.minutes == 0:
+        if _done(protocol, job.variant, job.seed, root)[1]:  # when the plan was made, or by another process since
             continue
         left = None if deadline is None else (deadline - time.perf_counter()) / 60
         if left is not None and left < _epoch_minutes(job):
@@ -85,6 +90,8 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
             break
         try:
             result = run(protocol, job.variant, job.seed, root=root, max_minutes=left, progress=progress)
+        except Busy:
+            continue
         except (ValueError, RuntimeError, FloatingPointError) as error:
             failed[job.variant, job.seed] = str(error)
             print(f"{job.variant} seed {job.seed}: failed: {error}")
@@ -92,7 +99,7 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
         if result.status == "paused":
             break
         finished += 1
-        print(f"{job.variant} seed {job.seed}: top-1 {result.record['top1']:.2%}")
+        print(f"{job.variant} seed {job.seed}: top-1 {result.record['top1']:.2%}", flush=True)
     return finished, failed
 
 
@@ -102,13 +109,23 @@ def _epoch_minutes(job):
 
 
 def _job(protocol, row, seed, root, cost):
-    folder = root / "results" / protocol.name / "runs" / row / f"seed{seed}"
-    if read_record(folder) is not None:
+    done, finished = _done(protocol, row, seed, root)
+    if finished:
         return Job(row, seed, protocol.epochs, protocol.epochs, 0.0, "measured")
-    done = max((len(load_tensors(path)[1]["history"]) for path in folder.glob("*.safetensors")), default=0)
     seconds, basis = cost(row)
     minutes = None if seconds is None else seconds * (protocol.epochs - done) / protocol.epochs / 60
     return Job(row, seed, done, protocol.epochs, minutes, basis)
+
+
+def _done(protocol, row, seed, root):
+    """(epochs, whether there is a record) of what was made under these settings."""
+    folder = run_folder(root, protocol, row, seed)
+    record = read_record(folder)
+    states = [record] if record else [load_tensors(path)[1] for path in folder.glob("*.safetensors")]
+    states = [each for each in states if each["config"] == identity(protocol, row, seed, each["config"]["data"])]
+    if not states:
+        return 0, False
+    return (protocol.epochs, True) if record else (max(len(each["history"]) for each in states), False)
 
 
 def _costs(protocol, params, root):

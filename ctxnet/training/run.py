@@ -30,6 +30,20 @@ class RunResult:
     record: dict | None
 
 
+def run_folder(root, protocol, variant, seed):
+    """Where the files of a run lie."""
+    return Path(root) / "results" / protocol.name / "runs" / variant / f"seed{seed}"
+
+
+def require_device(protocol):
+    """Raise ``RuntimeError`` if the protocol's device is missing here."""
+    if protocol.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"protocol {protocol.name} is sized for a GPU and none is here; nearest valid value: --device cpu, if you can"
+            " wait"
+        )
+
+
 def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True, cbs=()):
     """Train one variant under a protocol, or go on where an earlier call stopped.
 
@@ -50,17 +64,14 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
 
     Raises:
         ValueError: on wrong names or values, before any long work.
-        RuntimeError: if another process works on this run, or the device is missing.
+        Busy: if another process works on this run.
+        RuntimeError: if the device is missing.
         FloatingPointError: if the loss is no longer finite.
     """
     require_known("variant", variant, list_models())
     root = Path(root)
-    if protocol.device == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(
-            f"protocol {protocol.name} is sized for a GPU and none is here; nearest valid value: --device cpu, if you can"
-            " wait"
-        )
-    folder = root / "results" / protocol.name / "runs" / variant / f"seed{seed}"
+    require_device(protocol)
+    folder = run_folder(root, protocol, variant, seed)
     prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
     config = identity(protocol, variant, seed, prepared.manifest_hash)
     with one_writer(folder):
