@@ -103,6 +103,29 @@ def test_random_dilated_convolution_is_a_sparse_dense_convolution():
     assert_same(lambda x: block.conv(block.shift(x)), lambda x: F.conv2d(x, dense, padding=d), sample(c=c))
 
 
+def kept_bytes(call):
+    """Bytes of the distinct tensors that autograd keeps for the backward pass of ``call()``."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = call()
+    return sum(kept.values()) - kept.get(result.untyped_storage().data_ptr(), 0)
+
+
+def test_attention_keeps_no_copies():
+    """The copies would be k + 1 times x; what else is kept grows by an index and a weight per copy and position."""
+    x = torch.randn(4, 256, 7, 7).requires_grad_()
+    size = x.nbytes
+    assert kept_bytes(lambda: PermutationAttention(256, k=1)(x)) < 2 * size  # with x and its encodings
+    block, few = PermutationAttention(256, k=5), PermutationAttention(256, k=1)
+    tables = sum(table.nbytes for table in block.tables(x)) - sum(table.nbytes for table in few.tables(x))
+    assert kept_bytes(lambda: block(x)) - kept_bytes(lambda: few(x)) - tables == 4 * 7 * 7 * 4 * 4
+
+
 def test_gradients_pass_gradcheck():
     x = sample(1, 4, 2, 3)
     for block in (SpatialPermutation(4, k=2, encoding=True), PermutationAttention(4, k=2), RandomDilatedConcat(4, k=3, d=2)):
