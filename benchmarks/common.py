@@ -41,19 +41,13 @@ def interleaved(cases, *, repeats, device, warmup=1):
     return {name: median(values) for name, values in seconds.items()}
 
 
-def saved_bytes(call):
-    """Bytes of the distinct tensors that autograd keeps for the backward pass of ``call()``."""
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+def kept_bytes(call, *, device):
+    """Bytes that ``call()`` allocates on the device and that stay, besides its result: what the backward pass needs."""
+    call()  # tables that are made once
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
         result = call()
-    del result
-    return sum(kept.values())
+    usage = "self_device_memory_usage" if device == "cuda" else "self_cpu_memory_usage"
+    return sum(getattr(event, usage) for event in profile.events()) - result.nbytes
 
 
 def peak_memory(device):

@@ -12,6 +12,7 @@ from ctxnet.blocks import (
     RandomDilatedConv,
     SpatialPermutation,
 )
+from ctxnet.blocks.base import convolve
 from ctxnet.blocks.encoding import relative_encoding
 from ctxnet.blocks.positions import offsets, permutations, relative_positions
 
@@ -124,6 +125,42 @@ def test_attention_keeps_no_copies():
     block, few = PermutationAttention(256, k=5), PermutationAttention(256, k=1)
     tables = sum(table.nbytes for table in block.tables(x)) - sum(table.nbytes for table in few.tables(x))
     assert kept_bytes(lambda: block(x)) - kept_bytes(lambda: few(x)) - tables == 4 * 7 * 7 * 4 * 4
+
+
+@pytest.mark.parametrize(
+    "block", [SpatialPermutation(8, k=3), SpatialPermutation(8, k=1, encoding=True), RandomDilatedConcat(8, k=3, d=2)]
+)
+def test_copies_are_not_kept_for_the_convolution_behind_them(block):
+    made = {}
+    for block.save_memory in (False, True, None):
+        torch.manual_seed(0)
+        conv = torch.nn.Conv2d(block.out_channels, 32, 1, bias=False).to(memory_format=torch.channels_last)
+        before = sample(4, 8, 16, 16).detach().float().to(memory_format=torch.channels_last).requires_grad_()
+        with _Allocations() as held:
+            y = convolve(conv, block, before.relu())
+        y.square().mean().backward()
+        made[block.save_memory] = held.bytes - y.nbytes, y, before.grad, conv.weight.grad
+    (much, *plain), (less, *frugal), (least, *default) = made.values()
+    x = before.nbytes
+    assert much >= x + block.out_channels // 8 * x and less < much - (block.out_channels // 8 - 0.1) * x
+    assert least == less  # on a CPU
+    for one, two, three in zip(plain, frugal, default, strict=True):
+        assert torch.equal(one, two) and torch.equal(one, three)
+    block.eval()
+    assert torch.equal(convolve(conv, block, before.relu()), plain[0])
+
+
+class _Allocations:
+    """``bytes``: what was allocated inside the ``with`` and not freed again before its end."""
+
+    def __enter__(self):
+        self.profile = torch.profiler.profile(profile_memory=True, acc_events=True)
+        self.profile.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.profile.__exit__(*error)
+        self.bytes = sum(event.self_cpu_memory_usage for event in self.profile.events())
 
 
 def test_gradients_pass_gradcheck():

@@ -27,7 +27,13 @@ class ContextBlock(nn.Module):
     Attributes:
         channels: C.
         out_channels: channels handed to the next convolution.
+        copies: whether it hands on nothing but copies of its input, which are made again in no time.
+        save_memory: whether :func:`convolve` keeps the input for the backward pass instead of the copies. None: on a CPU,
+            where that costs nothing; a GPU, which waits for its memory, would pay with time.
     """
+
+    copies = False
+    save_memory = None
 
     def __init__(self, channels, *, out_channels=None):
         super().__init__()
@@ -66,3 +72,31 @@ class ContextBlock(nn.Module):
 
     def start_as_identity(self):
         """Set the weights, if there are any, so that in eval mode the centre copy of the input passes unchanged."""
+
+
+def convolve(conv, block, x):
+    """``conv(block(x))``, in training without keeping the copies of a block that only copies.
+
+    The convolution keeps its input for the gradient of its weights: k + 1 times x, which is kept anyway. Instead the
+    block runs again in the backward pass. Values and gradients are the same to the bit.
+    """
+    y = block(x)
+    if not _forgets(block, x):
+        return conv(y)
+    source, place, shape = x.detach(), y.data_ptr(), y.shape  # not y itself, which must go
+
+    def pack(tensor):
+        return None if tensor.data_ptr() == place and tensor.shape == shape else tensor
+
+    def unpack(kept):
+        with torch.no_grad():
+            return block(source) if kept is None else kept
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return conv(y)
+
+
+def _forgets(block, x):
+    if not getattr(block, "copies", False) or not block.training or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" if block.save_memory is None else block.save_memory

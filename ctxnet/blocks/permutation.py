@@ -56,6 +56,8 @@ class SpatialPermutation(ContextBlock):
         ValueError: naming the argument and the nearest valid value.
     """
 
+    copies = True
+
     def __init__(self, channels, *, k=1, encoding=False, seed=0, layer=""):
         require_at_least("k", k, 0)
         super().__init__(channels, out_channels=(k + 1) * channels)

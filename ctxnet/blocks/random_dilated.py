@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .base import ContextBlock, require_at_least
+from .base import ContextBlock, convolve, require_at_least
 from .positions import offsets
 
 
@@ -65,6 +65,8 @@ class RandomDilatedConcat(ContextBlock):
         ValueError: naming the argument and the nearest valid value.
     """
 
+    copies = True
+
     def __init__(self, channels, *, k=8, d=8, seed=0, layer=""):
         require_at_least("k", k, 0)
         require_at_least("d", d, 1)
@@ -97,7 +99,7 @@ class RandomDilatedConv(ContextBlock):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x):
-        return self.relu(self.bn(self.conv(self.shift(x))))
+        return self.relu(self.bn(convolve(self.conv, self.shift, x)))
 
     @torch.no_grad()
     def start_as_identity(self):

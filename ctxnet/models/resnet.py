@@ -10,7 +10,7 @@ import inspect
 from torch import nn
 
 from ..blocks import BLOCKS
-from ..blocks.base import require_at_least
+from ..blocks.base import convolve, require_at_least
 from ..naming import require_known
 
 STAGES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -44,8 +44,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x):
         identity = x if self.downsample is None else self.downsample(x)
-        y = self.context(self.relu(self.bn1(self.conv1(x))))
-        return self.relu(self.bn2(self.conv2(y)) + identity)
+        y = convolve(self.conv2, self.context, self.relu(self.bn1(self.conv1(x))))
+        return self.relu(self.bn2(y) + identity)
 
 
 class Bottleneck(nn.Module):
@@ -70,8 +70,8 @@ class Bottleneck(nn.Module):
     def forward(self, x):
         identity = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.context(self.relu(self.bn2(self.conv2(y))))
-        return self.relu(self.bn3(self.conv3(y)) + identity)
+        y = convolve(self.conv3, self.context, self.relu(self.bn2(self.conv2(y))))
+        return self.relu(self.bn3(y) + identity)
 
 
 def stage_sizes(input_size):
