@@ -5,7 +5,7 @@
 The first row is a tiny network, where what a loop costs besides computing shows. fastai: ``Learner`` as it comes, with
 its Recorder, accuracy and SGD, on ``ImageDataLoaders``. timm: ``create_loader`` and ``create_optimizer_v2`` in the
 order of its train.py. Both decode their JPEG files in every epoch, which is how they are used. The precision is that of
-all cases but fastai's; with ``--graph`` ours and the bare loop replay CUDA graphs.
+all cases but fastai's; with ``--graph`` ours and the bare loop replay CUDA graphs. Roofline: see ``benchmarks.roofline``.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from torch import nn
 import ctxnet
 from benchmarks.common import interleaved, peak_memory, report
 from benchmarks.loaders import AUGMENTATION, fastai_loaders, write_images
+from benchmarks.roofline import device_limits, step_limit
 from ctxnet.data import imagenette, loaders
 from ctxnet.training import load_protocol
 from ctxnet.training.graphs import record_graphs
@@ -101,6 +102,14 @@ def cases(name, prepared, folder, args, protocol):
     }
 
 
+def roofline(name, args, limits):
+    """Images per second that no training of this network on this device can exceed."""
+    model = network(name, width=args.width, size=args.size).to(args.device, memory_format=torch.channels_last)
+    images = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
+    labels = torch.zeros(args.batch, dtype=torch.long, device=args.device)
+    return args.batch / step_limit(model, images, labels, limits, bf16=args.precision == "bf16")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
@@ -119,7 +128,7 @@ def main():
         protocol, device=args.device, image_size=args.size, batch_size=args.batch, precision=args.precision,
         cuda_graph=args.graph and args.device == "cuda",
     )  # fmt: skip
-    rows = []
+    rows, limits = [], device_limits(args.device, bf16=args.precision == "bf16")
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_images(Path(scratch) / "pictures", args.images)
         prepared = imagenette.prepare(folder, Path(scratch) / "set", args.size, dataset="noise", progress=False)
@@ -128,13 +137,16 @@ def main():
             seconds = interleaved(calls, repeats=args.repeats, device=args.device)
             rates = {case: args.images / value for case, value in seconds.items()}
             ratios = [seconds["ours"] / seconds["bare"], rates["ours"] / rates["fastai"], rates["ours"] / rates["timm"]]
-            rows.append([name, *(round(rates[case]) for case in calls), *ratios])
+            bound = roofline(name, args, limits)
+            rows.append([name, *(round(rates[case]) for case in calls), *ratios, round(bound), rates["ours"] / bound])
     header = ["row", *(f"{case} img/s" for case in calls), "time ÷ bare", "÷ fastai", "÷ timm"]
+    header += ["roofline img/s", "share of it"]
     notes = [
         f"{args.size} px, width {args.width}, batch {args.batch}, {args.precision}{', CUDA graphs' * protocol.cuda_graph}, "
         f"{args.workers} processes for fastai's and timm's loaders, medians of {args.repeats} epochs of {args.images} "
         "images. Ours validates 20 images besides. Peak memory "
-        f"{peak_memory(args.device):.1f} GiB."
+        f"{peak_memory(args.device):.1f} GiB. Roofline: {limits[0] / 1e9:.3g} GB/s and {limits[1] / 1e12:.3g} Tflop/s, as "
+        "measured here."
     ]
     report("training", header, rows, device=args.device, notes=notes)
 

@@ -1,0 +1,49 @@
+"""What the benchmarks count, against sums by hand. What they time is no matter for a test."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.common import kept_bytes
+from benchmarks.roofline import Traffic, step_cost, step_limit
+
+
+def test_traffic_counts_what_no_fusion_can_spare():
+    x, w = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3, requires_grad=True)
+    with Traffic() as traffic:
+        y = F.conv2d(x, w)
+    assert traffic.bytes == x.nbytes + w.nbytes + y.nbytes
+    with Traffic() as traffic:
+        total = (2 * y.relu() + 1).flatten(1).sum()
+    assert traffic.bytes == y.nbytes + total.nbytes  # the sum alone: what is elementwise or a view is free
+    with Traffic() as traffic:
+        total.backward(torch.ones(()))
+    assert traffic.bytes == y.nbytes + x.nbytes + 2 * w.nbytes  # gradient, input and weight in, the weight's gradient out
+
+
+def test_an_expanded_tensor_is_read_once():
+    x, w = torch.randn(1, 4), torch.randn(4, 4)
+    with Traffic() as traffic:
+        y = torch.mm(x.expand(8, 4), w)
+    assert traffic.bytes == x.nbytes + w.nbytes + y.nbytes
+
+
+def test_cost_and_limit_of_a_step():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 5, bias=False))
+    images, labels = torch.randn(2, 3, 8, 8), torch.tensor([1, 3])
+    moved, operations = step_cost(model, images, labels)
+    convolution, product = 2 * 2 * 64 * 3 * 4, 2 * 2 * 256 * 5
+    assert operations == 2 * convolution + 3 * product  # the images want no gradient
+    weights = 4 * (12 + 1280)
+    assert moved > 5 * weights + 3 * weights
+    assert all(p.grad is None for p in model.parameters())
+    assert step_limit(model, images, labels, (1.0, 1e12)) == moved
+    assert step_limit(model, images, labels, (1e12, 1.0)) == operations
+
+
+def test_kept_bytes_are_those_of_the_backward_pass():
+    x, w = torch.randn(1000), torch.randn(1000, requires_grad=True)
+    assert kept_bytes(lambda: x * w, device="cpu") == 0  # x and w are there anyway
+    assert kept_bytes(lambda: (x * w).exp() * w, device="cpu") == 4000  # the exponential
+    with torch.no_grad():
+        assert kept_bytes(lambda: (x * w).exp() * w, device="cpu") == 0
