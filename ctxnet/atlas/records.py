@@ -14,7 +14,17 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from .. import provenance
-from ..files import atomic_path, read_sealed, remove_partials, sha256, stable_hash, write_csv, write_json, write_sealed
+from ..files import (
+    atomic_path,
+    read_sealed,
+    remove_partials,
+    run_folder,
+    sha256,
+    stable_hash,
+    write_csv,
+    write_json,
+    write_sealed,
+)
 from ..locking import one_writer
 from ..measure import ContextProfile
 from ..tensors import read_weights
@@ -355,7 +365,7 @@ def summary(record, name=None, root="."):
 
 def _trained(variant, root):
     keys = ["small_distance_share", *(f"small_erf{100 * part:g}_share" for part in SHARES)]
-    path = Path(root) / "results" / "small" / "runs" / variant / "seed0" / "context.npz"
+    path = run_folder("small", variant, root=root) / "context.npz"
     if not variant or not path.exists():
         return dict.fromkeys(keys, "")
     profile = ContextProfile.load(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from ctxnet.files import stable_hash, write_text
+from ctxnet.files import run_folder, stable_hash, write_text
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
 from ctxnet.report import html, statistics, tables
@@ -28,7 +28,6 @@ from ctxnet.report.records import (
     load_records,
     make_command,
     measure_command,
-    run_folder,
 )
 
 DATASETS = {"imagenette": "Imagenette", "probe": "the probe set of this repository"}

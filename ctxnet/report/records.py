@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ctxnet.files import run_folder
+
 RECORD_COLUMNS = ["variant", "seed", "top1", "top1_best", "n", "epochs", "parameters", "config_hash"]
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "valid_loss", "top1"]
 TRAIN_TOP1 = "train_top1"  # a further column of runs whose protocol asks for it
@@ -46,10 +48,6 @@ def measure_command(variant):
 def lattice_command(variant):
     """The command that measures a full-size network everywhere over the photograph."""
     return f"python -m ctxnet measure --everywhere --variant {variant}"
-
-
-def run_folder(protocol, variant, seed=0, root="."):
-    return Path(root) / "results" / protocol / "runs" / variant / f"seed{seed}"
 
 
 def measure_folder(variant, root="."):

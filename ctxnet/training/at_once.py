@@ -11,8 +11,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ..blocks.base import require_at_least
+from ..files import run_folder
 from .campaign import campaign, plan
-from .run import require_device, run_folder
+from .run import require_device
 
 
 def campaign_at_once(count, protocol, *, root=".", rows=None, seeds=None, max_minutes=None, progress=True):
@@ -29,7 +30,7 @@ def campaign_at_once(count, protocol, *, root=".", rows=None, seeds=None, max_mi
     require_device(protocol)
     chosen = {"root": root, "rows": rows, "seeds": seeds}
     jobs = [job for job in plan(protocol, **chosen) if job.minutes != 0]
-    records = [run_folder(root, protocol, job.variant, job.seed) / "record.json" for job in jobs]
+    records = [run_folder(protocol.name, job.variant, job.seed, root) / "record.json" for job in jobs]
     before = [_made(record) for record in records]  # a record of other settings may be there
     until = None if max_minutes is None else time.time() + 60 * max_minutes
     context = multiprocessing.get_context("spawn")

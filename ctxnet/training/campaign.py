@@ -9,11 +9,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import run_folder
 from ..locking import Busy
 from ..naming import require_known
 from ..tensors import load_tensors
 from .protocol import identity, load_params, rows_of, seeds_of
-from .run import read_record, require_device, run, run_folder
+from .run import read_record, require_device, run
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _job(protocol, row, seed, root, cost):
 
 def _done(protocol, row, seed, root):
     """(epochs, whether there is a record) of what was made under these settings."""
-    folder = run_folder(root, protocol, row, seed)
+    folder = run_folder(protocol.name, row, seed, root)
     record = read_record(folder)
     states = [record] if record else [load_tensors(path)[1] for path in folder.glob("*.safetensors")]
     states = [each for each in states if each["config"] == identity(protocol, row, seed, each["config"]["data"])]

@@ -8,7 +8,7 @@ import torch
 
 from .. import provenance
 from ..data import prepare_dataset
-from ..files import read_sealed, remove_partials, sha256, stable_hash, write_csv, write_json, write_sealed
+from ..files import read_sealed, remove_partials, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
 from ..locking import one_writer
 from ..models import count_parameters, create_model, list_models
 from ..naming import require_known
@@ -28,11 +28,6 @@ class RunResult:
     status: str
     folder: Path
     record: dict | None
-
-
-def run_folder(root, protocol, variant, seed):
-    """Where the files of a run lie."""
-    return Path(root) / "results" / protocol.name / "runs" / variant / f"seed{seed}"
 
 
 def require_device(protocol):
@@ -71,7 +66,7 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     require_known("variant", variant, list_models())
     root = Path(root)
     require_device(protocol)
-    folder = run_folder(root, protocol, variant, seed)
+    folder = run_folder(protocol.name, variant, seed, root)
     prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
     config = identity(protocol, variant, seed, prepared.manifest_hash)
     with one_writer(folder):
