@@ -6,6 +6,7 @@ Needs no papermill, DVC or network, so that it can be carried to a machine with 
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
     finished, failed = 0, {}
     for job in plan(protocol, root=root, rows=rows, seeds=seeds):
-        if _done(protocol, job.variant, job.seed, root)[1]:  # when the plan was made, or by another process since
+        if _finished(protocol, job.variant, job.seed, root):  # when the plan was made, or by another process since
             continue
         left = None if deadline is None else (deadline - time.perf_counter()) / 60
         if left is not None and left < _epoch_minutes(job):
@@ -110,23 +111,31 @@ def _epoch_minutes(job):
 
 
 def _job(protocol, row, seed, root, cost):
-    done, finished = _done(protocol, row, seed, root)
-    if finished:
+    if _finished(protocol, row, seed, root):
         return Job(row, seed, protocol.epochs, protocol.epochs, 0.0, "measured")
-    seconds, basis = cost(row)
+    done, (seconds, basis) = _epochs(protocol, row, seed, root), cost(row)
     minutes = None if seconds is None else seconds * (protocol.epochs - done) / protocol.epochs / 60
     return Job(row, seed, done, protocol.epochs, minutes, basis)
 
 
-def _done(protocol, row, seed, root):
-    """(epochs, whether there is a record) of what was made under these settings."""
-    folder = run_folder(protocol.name, row, seed, root)
-    record = read_record(folder)
-    states = [record] if record else [load_tensors(path)[1] for path in folder.glob("*.safetensors")]
-    states = [each for each in states if each["config"] == identity(protocol, row, seed, each["config"]["data"])]
-    if not states:
-        return 0, False
-    return (protocol.epochs, True) if record else (max(len(each["history"]) for each in states), False)
+def _finished(protocol, row, seed, root):
+    record = read_record(run_folder(protocol.name, row, seed, root))
+    return record is not None and _same(record, protocol, row, seed)
+
+
+def _epochs(protocol, row, seed, root):
+    """Epochs that an unfinished run can go on from."""
+    done = 0
+    for path in run_folder(protocol.name, row, seed, root).glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another process has finished the run meanwhile
+            state = load_tensors(path)[1]
+            done = max(done, len(state["history"]) if _same(state, protocol, row, seed) else 0)
+    return done
+
+
+def _same(state, protocol, row, seed):
+    """Whether something was made under these settings, on whatever data it names."""
+    return state["config"] == identity(protocol, row, seed, state["config"]["data"])
 
 
 def _costs(protocol, params, root):
