@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.common import kept_bytes
 from ctxnet.blocks import (
     InsertedDilatedConv,
     PermutationAttention,
@@ -104,7 +105,7 @@ def test_random_dilated_convolution_is_a_sparse_dense_convolution():
     assert_same(lambda x: block.conv(block.shift(x)), lambda x: F.conv2d(x, dense, padding=d), sample(c=c))
 
 
-def kept_bytes(call):
+def saved_bytes(call):
     """Bytes of the distinct tensors that autograd keeps for the backward pass of ``call()``."""
     kept = {}
 
@@ -121,10 +122,10 @@ def test_attention_keeps_no_copies():
     """The copies would be k + 1 times x; what else is kept grows by an index and a weight per copy and position."""
     x = torch.randn(4, 256, 7, 7).requires_grad_()
     size = x.nbytes
-    assert kept_bytes(lambda: PermutationAttention(256, k=1)(x)) < 2 * size  # with x and its encodings
+    assert saved_bytes(lambda: PermutationAttention(256, k=1)(x)) < 2 * size  # with x and its encodings
     block, few = PermutationAttention(256, k=5), PermutationAttention(256, k=1)
     tables = sum(table.nbytes for table in block.tables(x)) - sum(table.nbytes for table in few.tables(x))
-    assert kept_bytes(lambda: block(x)) - kept_bytes(lambda: few(x)) - tables == 4 * 7 * 7 * 4 * 4
+    assert saved_bytes(lambda: block(x)) - saved_bytes(lambda: few(x)) - tables == 4 * 7 * 7 * 4 * 4
 
 
 @pytest.mark.parametrize(
@@ -136,10 +137,10 @@ def test_copies_are_not_kept_for_the_convolution_behind_them(block):
         torch.manual_seed(0)
         conv = torch.nn.Conv2d(block.out_channels, 32, 1, bias=False).to(memory_format=torch.channels_last)
         before = sample(4, 8, 16, 16).detach().float().to(memory_format=torch.channels_last).requires_grad_()
-        with _Allocations() as held:
-            y = convolve(conv, block, before.relu())
+        kept = kept_bytes(lambda conv=conv, x=before: convolve(conv, block, x.relu()), device="cpu")
+        y = convolve(conv, block, before.relu())
         y.square().mean().backward()
-        made[block.save_memory] = held.bytes - y.nbytes, y, before.grad, conv.weight.grad
+        made[block.save_memory] = kept, y, before.grad, conv.weight.grad
     (much, *plain), (less, *frugal), (least, *default) = made.values()
     x = before.nbytes
     assert much >= x + block.out_channels // 8 * x and less < much - (block.out_channels // 8 - 0.1) * x
@@ -148,19 +149,6 @@ def test_copies_are_not_kept_for_the_convolution_behind_them(block):
         assert torch.equal(one, two) and torch.equal(one, three)
     block.eval()
     assert torch.equal(convolve(conv, block, before.relu()), plain[0])
-
-
-class _Allocations:
-    """``bytes``: what was allocated inside the ``with`` and not freed again before its end."""
-
-    def __enter__(self):
-        self.profile = torch.profiler.profile(profile_memory=True, acc_events=True)
-        self.profile.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.profile.__exit__(*error)
-        self.bytes = sum(event.self_cpu_memory_usage for event in self.profile.events())
 
 
 def test_gradients_pass_gradcheck():

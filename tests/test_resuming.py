@@ -179,6 +179,8 @@ def test_a_run_killed_before_its_record_is_not_trained_again(project, undisturbe
         run(protocol, VARIANT, root=project, progress=False)
     left = {path.name for path in folder(project, "measured-late").iterdir()}
     assert left == {"weights.safetensors", ".lock"}
+    # as a kill between the writing of the weights and the removal of the checkpoint leaves it
+    (folder(project, "measured-late") / "checkpoint.safetensors").write_bytes(b"any")
     monkeypatch.setattr("ctxnet.training.learner.fit_epoch", lambda *args, **kwargs: pytest.fail("trained again"))
     run(protocol, VARIANT, root=project, progress=False)
     assert contents(project, "measured-late") == undisturbed

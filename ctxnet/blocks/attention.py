@@ -28,7 +28,7 @@ def _dot(a, b):
     return (a * b).sum(-1, dtype=torch.promote_types(a.dtype, torch.float32))
 
 
-def _plain(x, order, inverse, encoding):
+def _plain(x, order, encoding):
     """What :class:`_Attention` computes, in operations that autograd knows."""
     copies = torch.cat([x[:, None], x[:, order]], 1) + encoding
     weights = torch.einsum("nkpc,npc->nkp", copies, copies[:, 0]).softmax(1)
@@ -57,7 +57,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, grad):
         x, order, inverse, encoding, weights = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # somebody will differentiate twice
-            return *torch.autograd.grad(_plain(x, order, inverse, encoding), x, grad, create_graph=True), None, None, None
+            return *torch.autograd.grad(_plain(x, order, encoding), x, grad, create_graph=True), None, None, None
         own, others = x + encoding[0], encoding[1:]
         copies = range(len(order))
         dots = torch.stack([_dot(own, grad)] + [_dot(_copy(x, order, others, i), grad) for i in copies], -1)

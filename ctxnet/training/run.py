@@ -168,7 +168,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
             checkpoints.after_epoch({"config": config, "history": history, "seconds": spent})
     if not weights.exists():
         save_tensors(weights, learner.model.state_dict(), {"config": config, "history": history, "seconds": spent})
-        checkpoint.unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)  # also one that a kill between the two left behind
     if progress and hasattr(learner, "run_progress"):
         learner.run_progress.close()
     return learner, history, spent
