@@ -16,6 +16,10 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, str(unknown_name(action.metavar or "command", value, action.choices)))
 
 
+def _seed(text):
+    return int(text) if text.isdecimal() else text
+
+
 def _list(args):
     from . import count_parameters, create_model, list_models
     from .models.variants import VARIANTS
@@ -59,7 +63,7 @@ def _campaign(args):
     print(f"{'row':32}{'seed':>5}{'epochs':>10}{'minutes':>9}")
     for job in jobs:
         minutes = "?" if job.minutes is None else f"{job.minutes:.1f}"
-        print(f"{job.variant:32}{job.seed:5}{f'{job.epochs}/{job.of}':>10}{minutes:>9}  {job.basis}")
+        print(f"{job.variant:32}{job.seed:>5}{f'{job.epochs}/{job.of}':>10}{minutes:>9}  {job.basis}")
     known, unknown = sum(job.minutes or 0 for job in jobs), sum(job.minutes is None for job in jobs)
     text = f"{known:.0f} minutes" if not unknown else f"{known:.0f} minutes and {unknown} runs that nobody has timed"
     print(f"{sum(job.minutes != 0 for job in jobs)} of {len(jobs)} runs to do, {text}")
@@ -133,7 +137,7 @@ def build_parser():
     sub = command("train", _train, "Train one network under a protocol, or go on where an earlier call stopped.")
     sub.add_argument("--protocol", required=True, help="a group of params.yaml: quick, small, thesis")
     sub.add_argument("--variant", required=True, help="a name from `list`")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_seed, default=0, help="a number, or a label such as 7-init3-draw4")
     sub.add_argument("--max-minutes", type=float, help="stop cleanly before the epoch that would not end in time")
     sub.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -141,7 +145,7 @@ def build_parser():
     sub_campaign = command("campaign", _campaign, "Run the next unfinished rows and seeds of a protocol inside a time box.")
     sub_campaign.add_argument("--protocol", required=True, help="a group of params.yaml")
     sub_campaign.add_argument("--rows", nargs="+", help="only these")
-    sub_campaign.add_argument("--seeds", nargs="+", type=int, help="only these")
+    sub_campaign.add_argument("--seeds", nargs="+", type=_seed, help="only these")
     sub_campaign.add_argument("--max-minutes", type=float, help="stop cleanly when the next epoch would not end in time")
     sub_campaign.add_argument("--at-once", type=int, default=1, metavar="N", help="so many runs side by side")
     sub_campaign.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")

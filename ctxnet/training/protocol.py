@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from ..naming import require_known, unknown_name
+from .seeds import parse_seeds
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,22 @@ class Protocol:
         device: "cpu" or "cuda".
         profile_images: validation images averaged in the context profile.
         optimizer: "sgd", "adamw" or "ranger".
-        schedule: "step" (``decay_epochs``) or "cosine" (to zero over the run).
-        warmup_epochs: the rate rises to ``learning_rate`` over so many epochs first.
+        nesterov: SGD's momentum looks ahead (Sutskever et al., 2013).
+        decay_weights_only: weight decay leaves biases and normalisation alone (He et al., 2019, arXiv:1812.01187).
+        schedule: "step" (``decay_epochs``), "cosine" (to zero over the run) or "linear" (to zero, changing at every step).
+        warmup_epochs: the rate rises to ``learning_rate`` over so many epochs first; whole ones unless it is "linear".
+        label_smoothing: share of the target that is spread over all classes, in training only.
         drop_rate: share of the features before the classifier that dropout sets to zero.
         precision: "float32", or "bf16" for bfloat16 autocast over float32 weights.
         compile: backend of ``torch.compile`` ("inductor"); empty: none.
         cuda_graph: on a GPU, replay a recording of the network's training step instead of launching its kernels one by
             one; no part of a run's identity, and without effect on a CPU.
+        by_layer: initial weights are drawn for each layer by its name, so that rows share them where shapes agree.
+        zero_init: the last normalisation of every residual block starts at zero (Goyal et al., 2017); ResNets only.
+        scale_offsets: offsets and dilations shrink with the map, by ``image_size`` / 224; ResNets only.
+        held_out: share of every class's training images that takes the place of the validation set, which then stays
+            shut: for finding settings.
+        initial_profile: also measure the network before its first step (receptive field and mean distance).
         train_top1: also keep the share of right answers on the training batches, as they are seen in training.
         validate_every: epochs from one validation to the next; there is always one after the last epoch.
     """
@@ -60,12 +70,20 @@ class Protocol:
     device: str
     profile_images: int
     optimizer: str = "sgd"
+    nesterov: bool = False
+    decay_weights_only: bool = False
     schedule: str = "step"
-    warmup_epochs: int = 0
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
     drop_rate: float = 0.0
     precision: str = "float32"
     compile: str = ""
     cuda_graph: bool = False
+    by_layer: bool = False
+    zero_init: bool = False
+    scale_offsets: bool = False
+    held_out: float = 0.0
+    initial_profile: bool = False
     train_top1: bool = False
     validate_every: int = 1
 
@@ -101,7 +119,7 @@ class Lattice:
 _CHOICES = {
     "device": ("cpu", "cuda"),
     "optimizer": ("sgd", "adamw", "ranger"),
-    "schedule": ("step", "cosine"),
+    "schedule": ("step", "cosine", "linear"),
     "precision": ("float32", "bf16"),
     "compile": ("", "inductor", "aot_eager", "eager"),
 }
@@ -131,9 +149,26 @@ def load_protocol(name, path="params.yaml"):
     groups = load_params(path).get("protocols", {})
     require_known("protocol", name, groups)
     protocol = typed(Protocol, {"name": name, **groups[name]}, where=f"{path}: protocols.{name}")
+    _require_schedule(protocol, f"{path}: protocols.{name}")
     if protocol.cuda_graph:
         _require_recordable(protocol, f"{path}: protocols.{name}")
     return protocol
+
+
+def _require_schedule(protocol, where):
+    warmup = protocol.warmup_epochs
+    if protocol.schedule != "linear" and warmup != int(warmup):
+        raise ValueError(
+            f"{where}.warmup_epochs={warmup:g}: whole epochs under schedule {protocol.schedule!r}; nearest valid value: "
+            f"{warmup:.0f}"
+        )
+    if warmup >= protocol.epochs > 1:
+        raise ValueError(
+            f"{where}.warmup_epochs={warmup:g} leaves nothing of {protocol.epochs} epochs; nearest valid value: "
+            f"{protocol.epochs - 1}"
+        )
+    if protocol.nesterov and (protocol.optimizer != "sgd" or not protocol.momentum):
+        raise ValueError(f"{where}.nesterov=true: only with optimizer 'sgd' and a momentum; nearest valid value: false")
 
 
 def _require_recordable(protocol, where):
@@ -194,7 +229,7 @@ def _typed_value(value, kind, where, key):
         raise ValueError(f"{where}={value!r}: {unknown_name(key, value, _CHOICES[key])}")
     if key == "min_crop" and not 0 < value <= 1:
         raise ValueError(f"{where}={value!r} must lie in (0, 1]; nearest valid value: {min(max(value, 0.01), 1.0)}")
-    if key == "drop_rate" and not 0 <= value < 1:
+    if key in ("drop_rate", "label_smoothing", "held_out") and not 0 <= value < 1:
         raise ValueError(f"{where}={value!r} must lie in [0, 1); nearest valid value: {min(max(value, 0.0), 0.99)}")
     if key == "warmup_epochs" and value < 0:
         raise ValueError(f"{where}={value!r} must not be negative; nearest valid value: 0")
@@ -208,8 +243,9 @@ def identity(protocol, variant, seed, data_hash):
     and which runs are made, not what a run is. So are settings at their default: those came later than the first
     records, which were made with just these values.
     """
+    seeds = parse_seeds(seed)
     settings = dataclasses.asdict(protocol)
     for field in dataclasses.fields(protocol):
         if field.name in ("name", "seeds", "device", "cuda_graph") or settings[field.name] == field.default:
             del settings[field.name]
-    return {**settings, "variant": variant, "seed": seed, "data": data_hash}
+    return {**settings, "variant": variant, **seeds.stated(), "data": data_hash}

@@ -8,15 +8,18 @@ import torch
 
 from .. import provenance
 from ..data import prepare_dataset
+from ..data.held_out import hold_out
 from ..files import read_sealed, remove_partials, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
 from ..locking import one_writer
 from ..models import count_parameters, create_model, list_models
+from ..models.variants import VARIANTS
 from ..naming import require_known
 from ..tensors import load_tensors, save_tensors
 from .checkpoint import Checkpoints, load_checkpoint
 from .context import profile_images, trained_profile
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
+from .seeds import parse_seeds
 
 HISTORY = ("epoch", "learning_rate", "train_loss", "valid_loss", "top1")
 
@@ -31,11 +34,16 @@ class RunResult:
 
 
 def require_device(protocol):
-    """Raise ``RuntimeError`` if the protocol's device is missing here."""
+    """Raise ``RuntimeError`` if the protocol's device is missing here, or cannot compute in the protocol's precision."""
     if protocol.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
             f"protocol {protocol.name} is sized for a GPU and none is here; nearest valid value: --device cpu, if you can"
             " wait"
+        )
+    if protocol.device == "cpu" and protocol.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise RuntimeError(
+            f"protocol {protocol.name}: this processor has no bfloat16 arithmetic; nearest valid value: precision: float32,"
+            " under another protocol's name, since precision is part of what a run is"
         )
 
 
@@ -48,7 +56,8 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     Args:
         protocol: from ``load_protocol``.
         variant: one of ``ctxnet.list_models()``.
-        seed: of initial weights, random positions, order and augmentation.
+        seed: of initial weights, random positions, order and augmentation; a number, or a label that crosses them
+            (:func:`ctxnet.training.seeds.parse_seeds`).
         root: folder that holds params.yaml, data and results.
         max_minutes: stop cleanly before the epoch that would not end in time, after one at least.
         progress: show a bar with the time left for the whole run.
@@ -66,8 +75,11 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     require_known("variant", variant, list_models())
     root = Path(root)
     require_device(protocol)
+    seed = parse_seeds(seed).label
     folder = run_folder(protocol.name, variant, seed, root)
     prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
+    if protocol.held_out:
+        prepared = hold_out(prepared, protocol.held_out)
     config = identity(protocol, variant, seed, prepared.manifest_hash)
     with one_writer(folder):
         remove_partials(folder)
@@ -120,22 +132,41 @@ def _stored_config(folder):
     return None
 
 
+def network(protocol, variant, seeds, *, num_classes):
+    """The network that a run starts from.
+
+    Args:
+        seeds: :class:`ctxnet.training.seeds.Seeds`.
+
+    Raises:
+        ValueError: for a setting that this variant does not have, such as ``zero_init`` of a network of timm.
+    """
+    sizes = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
+    chosen = {"drop_rate": protocol.drop_rate}
+    if isinstance(VARIANTS[variant].arch, int):
+        if protocol.zero_init:
+            chosen["zero_init"] = True
+        if protocol.scale_offsets:
+            chosen["offset_scale"] = protocol.image_size / 224
+    if protocol.by_layer or seeds.init != seeds.seed or seeds.draw != seeds.seed:
+        chosen |= {"init_seed": seeds.init, "draw_seed": seeds.draw}
+    return create_model(variant, seed=seeds.seed, **sizes, **chosen)
+
+
 def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs):
     """Train to the last epoch; returns the learner, its history and the seconds spent, or None when out of time."""
     from ..data import loaders
     from .learner import RunProgress, build_learner, fit_epoch
 
     checkpoint, weights = folder / "checkpoint.safetensors", folder / "weights.safetensors"
+    seeds = parse_seeds(seed)
     dls = loaders(
         prepared, image_size=protocol.image_size, batch_size=protocol.batch_size, min_crop=protocol.min_crop,
-        max_rotate=protocol.max_rotate, flip=protocol.flip, workers=protocol.workers, seed=seed,
+        max_rotate=protocol.max_rotate, flip=protocol.flip, workers=protocol.workers, seed=seeds.data,
         resident="cuda" if protocol.device == "cuda" and not protocol.workers else None,
     )
     dls.to(torch.device(protocol.device))
-    model = create_model(
-        variant, num_classes=len(prepared.classes), seed=seed, width=protocol.width, input_size=protocol.image_size,
-        drop_rate=protocol.drop_rate,
-    )
+    model = network(protocol, variant, seeds, num_classes=len(prepared.classes))
     learner = build_learner(model, dls, protocol, cbs=cbs)
     history, spent = [], 0.0
     if weights.exists():  # trained before; only its record is missing
@@ -157,7 +188,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
             print(f"{folder}: paused after {epoch} of {protocol.epochs} epochs; the same command goes on from here")
             return None
         started = time.perf_counter()
-        reseed(seed, epoch, (dls.train, dls.valid))
+        reseed(seeds.data, epoch, (dls.train, dls.valid))
         rate = learning_rate(protocol, epoch)
         keeper = fit_epoch(learner, epoch, rate, validate=protocol.validates(epoch))
         answers = [keeper.train_top1] if protocol.train_top1 else []
