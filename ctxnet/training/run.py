@@ -1,5 +1,7 @@
 """One run: train, keep checkpoints, measure the trained network, write the record."""
 
+import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from ..data import prepare_dataset
 from ..data.held_out import hold_out
 from ..files import read_sealed, remove_partials, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
 from ..locking import one_writer
+from ..measure import calibrate, context_profile
 from ..models import count_parameters, create_model, list_models
 from ..models.variants import VARIANTS
 from ..naming import require_known
@@ -153,6 +156,25 @@ def network(protocol, variant, seeds, *, num_classes):
     return create_model(variant, seed=seeds.seed, **sizes, **chosen)
 
 
+def initial_context(protocol, variant, seeds, images, *, num_classes):
+    """How far the network of a run looks before its first step.
+
+    Batch normalisation takes its statistics from ``images``, and the last one of each block stands at one also under
+    ``zero_init``: a block that starts as its shortcut would show nothing of what it will look at.
+
+    Returns:
+        dict of lists, one value per block: ``distance`` (mean distance in px, None without a gradient) and ``rf_share``
+        (share of the image in the receptive field, 0…1).
+    """
+    model = network(dataclasses.replace(protocol, zero_init=False), variant, seeds, num_classes=num_classes).eval()
+    calibrate(model, images)
+    profile = context_profile(model, images)
+    return {
+        "distance": [None if math.isnan(d) else d for d in profile.distance.tolist()],
+        "rf_share": profile.rf.double().mean((1, 2)).tolist(),
+    }
+
+
 def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs):
     """Train to the last epoch; returns the learner, its history and the seconds spent, or None when out of time."""
     from ..data import loaders
@@ -242,5 +264,8 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         "config_hash": stable_hash(config),
         "files": {name: sha256(folder / name) for name in ("context.npz", "history.csv", "predictions.csv")},
     }
+    if protocol.initial_profile:
+        seeds, classes = parse_seeds(seed), len(prepared.classes)
+        record["initial"] = initial_context(protocol, variant, seeds, images.cpu(), num_classes=classes)
     write_sealed(folder / "record.json", record)
     return record
