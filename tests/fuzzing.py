@@ -15,6 +15,7 @@ import copy
 import itertools
 import math
 import random
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from torch import nn
 from ctxnet.measure.receptive_field import Reach, check_receptive_field
 
 SMOOTH = False  # whether the functions below are their twins
+
+NAMED = r"layer '[^']*' (calls|gives|cannot)|layout="  # what a refusal must say
 
 LARGEST = {1: 24, 2: 90, 3: 80}  # positions of a map, by its number of dimensions
 
@@ -347,9 +350,7 @@ def avg_pool(r, c, s):
 
 @operator(1)
 def short_pool(r, c, s):
-    function = r.choice(["avg", "max"])
-    function = "avg" if function == "max" else function
-    return f"Fn(lambda x: F.{function}_pool{len(s)}d(x, [{r.randint(2, 3)}], {r.choice(['1', '[2]', '2'])}, [1]))"
+    return f"Fn(lambda x: F.avg_pool{len(s)}d(x, [{r.randint(2, 3)}], {r.choice(['1', '[2]', '2'])}, [1]))"
 
 
 @operator(1, (1, 2))
@@ -486,7 +487,7 @@ def moved(r, c, s):
         f"Fn(lambda x: torch.stack(x.unbind({d})[::-1], {d}))",
         f"Fn(lambda x: x.repeat_interleave({r.randint(1, 2)}, {d}))",
         f"Fn(lambda x: x.repeat({', '.join(str(r.choice([1, 1, 2])) if i else '1' for i in range(n + 2))}))",
-        f"Fn(lambda x: x.diff(dim={axis(r, s)}))",
+        f"Fn(lambda x: x.narrow({d}, 0, {size - 1}) + 0.3 * x.narrow({d}, 1, {size - 1}))",
         f"Fn(lambda x: x.unfold({d}, {min(size, 2)}, {r.randint(1, 2)}).mean(-1))",
         f"Fn(lambda x: x.tensor_split(2, {d})[{r.randint(0, 1)}])",
         f"Fn(lambda x: x.split([1, {size - 1}], {d})[{r.randint(0, 1)}])",
@@ -697,7 +698,6 @@ def two_of_it(r, c, s):
                 f"torch.hypot({a}, {b})",
                 f"F.glu(torch.cat([{a}, {b}], 1), 1)",
                 f"{a}.addcdiv({b}, 2 + {a}.abs())",
-                f"({a}).where(({b}).isnan().logical_not(), 0.0)",
             ]
         )
     )
@@ -958,7 +958,7 @@ def judge(network, seed=0):
         answers, grid = measured(network, net, positions)
     except (NotImplementedError, ValueError) as error:
         lines = str(error).splitlines()
-        if len(lines) == 1 and len(lines[0]) < 500:
+        if len(lines) == 1 and len(lines[0]) < 500 and re.search(NAMED, lines[0]):
             return Verdict("refused", lines[0])
         return Verdict("wrong", f"{type(error).__name__} of {len(lines)} lines: {lines[0] if lines else ''}")
     except Exception as error:  # noqa: BLE001
