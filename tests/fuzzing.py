@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ctxnet.measure.receptive_field import Reach, check_receptive_field
+from ctxnet.measure.receptive_field import Reach
 
 SMOOTH = False  # whether the functions below are their twins
 
@@ -546,7 +546,8 @@ def constant_index(r, c, s):
             f"j=ints({seed + 1}, {last}, {2 * last})))"
             if len(s) > 1
             else None,
-            f"Fn(lambda x, i: x.index_copy({d}, i, x.flip(1).narrow({d}, 0, {count})), dict(i=perm({seed}, {size})[:{count}]))",
+            f"Fn(lambda x, i: x.index_copy({d}, i, x.flip(1).narrow({d}, 0, {count})), "
+            f"dict(i=perm({seed}, {size})[:{count}]))",
             f"Fn(lambda x, i: x.index_fill({d}, i, 0.5), dict(i=perm({seed}, {size})[:{count}]))",
             f"Fn(lambda x, i: x.index_add({d}, i, x.flip(2).narrow({d}, 0, {count})), "
             f"dict(i=ints({seed}, {size}, {count})))",
@@ -650,7 +651,7 @@ def product(r, c, s):
             f"Fn(lambda x, w: x @ w, {sparse})",
             f"Fn(lambda x, w: w @ x, dict(w=rand({seed}, {s[-2]}, {s[-2]}).triu()))" if len(s) > 1 else None,
             f"Fn(lambda x, w: x.tensordot(w, ([-1], [0])), w=rand({seed}, {last}, {out}))",
-            f"Fn(lambda x: x.tanh() @ x.transpose(-1, -2))" if len(s) > 1 else None,
+            "Fn(lambda x: x.tanh() @ x.transpose(-1, -2))" if len(s) > 1 else None,
             f"Fn(lambda x, w: torch.einsum('nc{letters}w,c->n{letters}w', x, w).unsqueeze(1), w=rand({seed}, {c}))",
             f"Fn(lambda x, w: x.flatten(2).matmul(w).unsqueeze(-1).expand(*x.shape[:2], {math.prod(s)})"
             f".unflatten(2, {tuple(s)}), w=rand({seed}, {math.prod(s)}))",
@@ -672,8 +673,7 @@ def shuffle(r, c, s):
             f"Fn(lambda x: F.fold(F.unfold(x, 3, padding=1) * 0.5, {tuple(s)}, 3, padding=1))",
             f"Fn(lambda x: F.unfold(x, {r.randint(1, 3)}, {r.randint(1, 2)}, 0).mean(1, keepdim=True)"
             ".unsqueeze(2).expand(-1, -1, 2, -1))",
-            f"Fn(lambda x, w: F.fold(F.unfold(x, 2, stride=2) * w, {tuple(s)}, 2, stride=2), "
-            f"w=rand(0, {4 * c}, 1))",
+            f"Fn(lambda x, w: F.fold(F.unfold(x, 2, stride=2) * w, {tuple(s)}, 2, stride=2), w=rand(0, {4 * c}, 1))",
         ]
     )
 
@@ -784,10 +784,13 @@ def residual(r, c, s):
 
 # Last layers that change the layout, with the layout's name: how a feature is picked at a position (r, c).
 ENDS = [
-    ("channels last", (1, 2, 3), lambda n: f"Fn(lambda x: x.movedim(1, -1))"),
+    ("channels last", (1, 2, 3), lambda n: "Fn(lambda x: x.movedim(1, -1))"),
     ("tokens", (2,), lambda n: "Fn(lambda x: x.flatten(2).transpose(1, 2))"),
-    ("class token", (2,), lambda n: "Fn(lambda x: torch.cat([x.flatten(2).transpose(1, 2).mean(1, True), "
-                                    "x.flatten(2).transpose(1, 2)], 1))"),
+    (
+        "class token",
+        (2,),
+        lambda n: "Fn(lambda x: torch.cat([x.flatten(2).transpose(1, 2).mean(1, True), x.flatten(2).transpose(1, 2)], 1))",
+    ),
     ("rows", (2,), lambda n: "Fn(lambda x: x.flatten(2))"),
     ("no channels", (2, 3), lambda n: "Fn(lambda x: x.logsumexp(1))"),
     ("pooled", (1, 2, 3), lambda n: f"Fn(lambda x: x.mean({tuple(range(2, n + 2))}))"),
