@@ -60,7 +60,7 @@ class Residual(nn.Module):
         y = self.branch(x)
         if self.how == "add":
             return x + 0.7 * y
-        return x * y.sigmoid() if self.how == "gate" else torch.cat([x, y], 1)
+        return (x + 0.7) * y.sigmoid() if self.how == "gate" else torch.cat([x, y], 1)
 
 
 class Masked(nn.Module):
@@ -445,7 +445,7 @@ def reduction(r, c, s):
         "min": f"-amax(-x, {d}, True)",
         "max": f"amax(x, {d}).unsqueeze({d})",
     }.get(name, f"x.{name}({dims}, keepdim=True)")
-    how = r.choice(["x * {}.sigmoid()", "x + {}", "{}.expand(-1, *x.shape[1:])", "{}", "x / (2 + {}.abs())"])
+    how = r.choice(["(x + 0.7) * {}.sigmoid()", "x + {}", "{}.expand(-1, *x.shape[1:])", "{}", "x / (2 + {}.abs())"])
     return f"Fn(lambda x: {how.format(reduced)})"
 
 
@@ -651,7 +651,7 @@ def product(r, c, s):
             f"Fn(lambda x, w: x @ w, {sparse})",
             f"Fn(lambda x, w: w @ x, dict(w=rand({seed}, {s[-2]}, {s[-2]}).triu()))" if len(s) > 1 else None,
             f"Fn(lambda x, w: x.tensordot(w, ([-1], [0])), w=rand({seed}, {last}, {out}))",
-            "Fn(lambda x: x.tanh() @ x.transpose(-1, -2))" if len(s) > 1 else None,
+            "Fn(lambda x: (x + 0.7).tanh() @ (x + 0.7).transpose(-1, -2))" if len(s) > 1 else None,
             f"Fn(lambda x, w: torch.einsum('nc{letters}w,c->n{letters}w', x, w).unsqueeze(1), w=rand({seed}, {c}))",
             f"Fn(lambda x, w: x.flatten(2).matmul(w).unsqueeze(-1).expand(*x.shape[:2], {math.prod(s)})"
             f".unflatten(2, {tuple(s)}), w=rand({seed}, {math.prod(s)}))",
@@ -687,17 +687,17 @@ def two_of_it(r, c, s):
         r.choice(
             [
                 f"{a} + 0.5 * {b}",
-                f"{a} * {b}.tanh()",
+                f"({a} + 0.7) * (1.5 + {b}.tanh())",
                 f"maximum({a}, 0.3 * {b})",
                 f"where({a}, {b})",
                 f"torch.stack([{a}, 0.3 * {b}.expand_as(x)]).mean(0)",
-                f"torch.addcmul({a}, {b}, {b}, value=0.3)",
+                f"torch.addcmul({a}, {b} + 0.7, {b} + 0.7, value=0.3)",
                 f"torch.lerp({a}, {b}, 0.3)",
                 f"torch.stack([{a}, {b}.expand_as(x)], 2).flatten(1, 2)",
                 f"clamp({a}) - 0.3 * {b}",
-                f"torch.hypot({a}, {b})",
-                f"F.glu(torch.cat([{a}, {b}], 1), 1)",
-                f"{a}.addcdiv({b}, 2 + {a}.abs())",
+                f"torch.hypot({a} + 0.7, {b} + 0.7)",
+                f"F.glu(torch.cat([{a}, {b}], 1) + 0.7, 1)",
+                f"{a}.addcdiv({b} + 0.7, 2 + {a}.abs())",
             ]
         )
     )
