@@ -1,0 +1,97 @@
+"""Random networks: what the measure calls exact is right, what it calls a bound contains what is right."""
+
+import collections
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from tests import fuzzing
+
+PER_TEST = 50
+
+
+def _judged(seeds):
+    counts, wrong = collections.Counter(), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in seeds:
+            network = fuzzing.random_network(seed)
+            verdict = fuzzing.judge(network, seed)
+            counts[verdict.kind] += 1
+            if verdict.kind == "wrong":
+                wrong.append(f"seed {seed}: {verdict.why}\n{fuzzing.describe(network)}")
+    assert not wrong, f"{len(wrong)} of {len(seeds)}\n" + "\n".join(wrong[:3])
+    return counts
+
+
+@pytest.mark.parametrize("part", range(6))
+def test_random_networks(part):
+    counts = _judged(range(part * PER_TEST, (part + 1) * PER_TEST))
+    # Refusing everything, or calling everything a bound, would be no way out.
+    assert counts["right"] >= 0.7 * PER_TEST and counts["refused"] <= 0.1 * PER_TEST and counts["unjudged"] <= 2
+
+
+@pytest.mark.torture
+def test_many_random_networks(pytestconfig):
+    number = pytestconfig.getoption("--networks")
+    print(_judged(range(1000, 1000 + number)))
+
+
+def test_networks_depend_on_their_seed_alone():
+    first = [fuzzing.random_network(seed).texts for seed in (3, 4)]
+    torch.rand(7)
+    assert first == [fuzzing.random_network(seed).texts for seed in (3, 4)] and first[0] != first[1]
+
+
+def _by_hand(text, map=(6, 7), size=(2, 6, 7)):
+    return fuzzing.Network([text], size, "map", map)
+
+
+def test_the_oracle_sees_through_what_hides_a_path():
+    pooled = fuzzing.reached(_by_hand("nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 1, 1))"), 2)
+    assert pooled[3 * 7 + 3].sum() == 25 and pooled[0].sum() == 9
+    ceil = fuzzing.reached(_by_hand("nn.MaxPool2d((3, 2), 2, (1, 0), dilation=(1, 2), ceil_mode=True)", (4, 3)), 2)
+    assert ceil[11].nonzero().tolist() == [[5, 4], [5, 6]]
+    masked = fuzzing.reached(_by_hand("Fn(lambda x, m: x * m, dict(m=torch.arange(7.) % 2))"), 2)
+    assert masked[3].sum() == 1 and masked[2].sum() == 0
+
+
+def test_the_judge_notices_too_much_too_little_and_a_changed_model(monkeypatch):
+    network = _by_hand("nn.Conv2d(2, 3, 3, padding=1)")
+    assert fuzzing.judge(network).kind == "right"
+    right = fuzzing.measured
+
+    def answers(change, exact=True):
+        def changed(network, net, positions):
+            found, grid = right(network, net, positions)
+            return [(change(mask), exact) for mask, _ in found], grid
+
+        return changed
+
+    everything, nothing = torch.ones_like, torch.zeros_like
+    for change, exact, kind in [(everything, True, "wrong"), (everything, False, "bound"), (nothing, False, "wrong")]:
+        monkeypatch.setattr(fuzzing, "measured", answers(change, exact))
+        assert fuzzing.judge(network).kind == kind
+
+    def harmful(network, net, positions):
+        nn.init.zeros_(net[0].bias)
+        return right(network, net, positions)
+
+    monkeypatch.setattr(fuzzing, "measured", harmful)
+    assert fuzzing.judge(network).why == "the state of the model changed"
+
+
+def test_a_failure_shrinks_to_what_fails(monkeypatch):
+    right = fuzzing.measured
+
+    def measured(network, net, positions):
+        found, grid = right(network, net, positions)
+        flipped = any("flip" in text for text in network.texts)
+        return [(mask if not flipped else ~mask, exact) for mask, exact in found], grid
+
+    monkeypatch.setattr(fuzzing, "measured", measured)
+    texts = ["nn.ReLU()", "Fn(lambda x: x.flip(2))", "nn.Conv2d(2, 2, 3, padding=1)"]
+    network = fuzzing.Network(texts, (2, 6, 7), "map", (6, 7))
+    assert fuzzing.shrink(network).texts == texts[1:2]
