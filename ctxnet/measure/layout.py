@@ -8,10 +8,11 @@ places of the elements (see ``ctxnet.measure.rules``) tell: a dimension is the m
 
 import itertools
 import math
+from typing import NamedTuple
 
 import torch
 
-from ctxnet.measure.rules import Forget, Mix, Move, Permute, Pick, Reshape, Whole, mix
+from ctxnet.measure.rules import Expand, Forget, Linear, Mix, Move, Permute, Pick, Reshape, Whole, mix
 
 _LETTERS = {"D": -3, "H": -2, "W": -1}
 
@@ -32,11 +33,27 @@ def follow_labels(labels, source, steps, shape):
 
 
 def joined_labels(several, shape):
-    """Factors from several inputs: of each dimension the first that are known."""
-    return [
-        next((labels[d] for labels in several if any(name is not None for name, _ in labels[d])), ((None, size),))
-        for d, size in enumerate(shape)
-    ]
+    """Factors from several inputs: of each dimension the first that are known.
+
+    Of a concatenation all parts must come from the same dimension of the image.
+    """
+    return [_joined([labels[d] for labels in several], size) for d, size in enumerate(shape)]
+
+
+def _joined(several, size):
+    parts = [factors[0][0] for factors in several if isinstance(factors[0][0], _Part)]
+    if parts:
+        names = {part.name for part in parts}
+        whole = len(names) == 1 and sum(part.count for part in parts) == size and len(parts) == len(several)
+        return ((names.pop() if whole else None, size),)
+    return next((f for f in several if any(name is not None for name, _ in f)), ((None, size),))
+
+
+class _Part(NamedTuple):
+    """In the place of a name: so many positions of a dimension, the others come from other inputs."""
+
+    name: object
+    count: int
 
 
 def _through(labels, step):
@@ -53,7 +70,12 @@ def _through(labels, step):
     if isinstance(step, Pick):
         return _picked(labels, step)
     if isinstance(step, Move):
-        return _fitted(labels, step.out_shape) if step.keeps and len(step.out_shape) == len(labels) else None
+        more = len(step.out_shape) - len(labels)
+        return _fitted([*labels, *[((None, 1),)] * more], step.out_shape) if step.keeps and more >= 0 else None
+    if isinstance(step, Linear):
+        return _fitted(labels, step.out_shape) if len(step.out_shape) == len(step.shape) else None
+    if isinstance(step, Expand):
+        return [*labels, *[((None, 1),)] * (len(step.out_shape) - len(labels))]
     return labels  # windows, channels, contractions and constants leave every dimension where it is
 
 
@@ -62,8 +84,12 @@ def _picked(labels, step):
     if step.squeeze:
         return labels[:dim] + labels[dim + 1 :]
     count = len(step.source)
-    if count == step.size and bool((step.source == torch.arange(count)).all()):
+    if count == step.size and bool(step.known.all()):  # as it was, or in another order
         return labels
+    if not step.joins and not bool(step.known.all()):
+        factors = tuple(f for f in labels[dim] if f[1] > 1) or labels[dim][:1]
+        part = _Part(factors[0][0] if len(factors) == 1 else None, int(step.known.sum()))
+        return labels[:dim] + [((part, count),)] + labels[dim + 1 :]
     return labels[:dim] + [_resized(labels[dim], count)] + labels[dim + 1 :]
 
 
@@ -73,7 +99,8 @@ def _size(factors):
 
 def _resized(factors, size):
     factors = tuple(f for f in factors if f[1] > 1) or factors[:1]
-    return ((factors[0][0], size),) if len(factors) == 1 else ((None, size),)
+    reduced = size == 1 < _size(factors)  # a mean is no longer a row of the image
+    return ((None if reduced else factors[0][0], size),) if len(factors) == 1 else ((None, size),)
 
 
 def _fitted(labels, shape):

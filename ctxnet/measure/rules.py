@@ -20,6 +20,7 @@ import math
 import torch
 
 from ctxnet.measure.known import FAINT, NEARLY, SHUT
+from ctxnet.naming import require_known
 
 RULES = {}
 _NO_TAP = 1e-9  # an interpolation's weight that is there by rounding alone
@@ -79,10 +80,30 @@ def relations(trace, node, index=None):
     return inputs, exact
 
 
-def unknown(call, why="no rule says what it can reach"):
+def unknown(call, why="no rule says what it can reach; ctxnet.measure.register_rule adds one"):
     path = call.trace.path(call.node)
     kind = f" ({why})"
     return NotImplementedError(f"layer {path!r} calls {call.name.replace('::', '.')}, which cannot be followed{kind}")
+
+
+def register_rule(call, function):
+    """Say what an operator can reach that this package has no rule for.
+
+    Args:
+        call: such as ``torch.ops.aten.x`` or ``torch.ops.mylib.myop.default``.
+        function: of a :class:`Call`; returns ``([(input node, steps), ...], exact)``, see the top of this module, or a
+            name of a rule that is there, such as "relu", to treat it alike.
+
+    Raises:
+        TypeError: for anything that is no operator.
+        ValueError: for the name of no rule.
+    """
+    packet = getattr(call, "overloadpacket", call)
+    if not hasattr(packet, "_qualified_op_name"):
+        raise TypeError(f"{call!r} is no operator such as torch.ops.aten.relu")
+    if isinstance(function, str):
+        function = RULES[require_known("rule", f"aten::{function}", RULES)]
+    RULES[packet._qualified_op_name] = function
 
 
 def rule(names):
@@ -226,7 +247,9 @@ class Window:
 
 
 class Pick:
-    """Output i along ``dim`` is input ``source[i]``, or a constant where that is negative."""
+    """Output i along ``dim`` is input ``source[i]``, or a constant or another input where that is negative."""
+
+    joins = False  # whether the dimension goes on where the source is negative, as with padding
 
     def __init__(self, dim, source, size, squeeze=False, cost=0.0):
         self.dim, self.source, self.size, self.squeeze, self.cost = dim + 1, source, size, squeeze, cost
@@ -316,6 +339,43 @@ class Keep:
 
     def forward(self, place):
         return place
+
+
+class Expand:
+    """The input shows everywhere along dimensions of size 1 behind its own."""
+
+    def __init__(self, shape, out_shape):
+        self.shape, self.out_shape = shape, out_shape
+
+    def back(self, mask):
+        mask = mask.flatten(len(self.shape) + 1) if len(self.out_shape) > len(self.shape) else mask
+        return mask.any(-1) if len(self.out_shape) > len(self.shape) else mask
+
+    def forward(self, place):
+        return place.reshape(*place.shape, *[1] * (len(self.out_shape) - len(self.shape)))
+
+
+class Linear:
+    """Any call that is linear in its input and whose coefficients do not depend on the image."""
+
+    def __init__(self, run, shape, out_shape):
+        self.run, self.shape, self.out_shape = run, shape, out_shape
+
+    def back(self, mask):
+        rows = []
+        for row in mask.expand(-1, *self.out_shape):
+            x = torch.zeros(self.shape, dtype=torch.float64, requires_grad=True)
+            weights = torch.rand(self.out_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+            with torch.enable_grad():
+                (reached,) = torch.autograd.grad(self.run(x), x, row * weights)
+            rows.append(reached.abs() > _NO_TAP)
+        return compact(torch.stack(rows))
+
+    def forward(self, place):
+        place = place.expand(len(place), *self.shape)
+        share = self.run(torch.ones(self.shape, dtype=torch.float64))
+        position = [self.run(p) / torch.where(share.abs() > _NO_TAP, share, 1) for p in place[:-1]]
+        return compact(torch.stack([*position, torch.where(share.abs() > _NO_TAP, _JITTER, math.inf).double()]))
 
 
 class Forget:
@@ -813,16 +873,81 @@ def moving(call):
         return result if call.index is None else result[call.index]
 
     cost = _JITTER if call.name.split("::")[1] in ("index", "_unsafe_index", "gather", "take", "roll") else 0.0
-    keeps = call.name.split("::")[1] in _KEEPING
+    kind = call.name.split("::")[1]
+    keeps = kind in _KEEPING or (kind in ("index", "_unsafe_index") and _one_by_one(call))
     return [(node, [Move(run, i, shapes, call.shape, cost, keeps)]) for i, node in enumerate(sources)], True
 
 
+def _one_by_one(call):
+    """Whether each index of an indexing call runs along the dimension that it picks from."""
+    indices = [(d, call.trace.value(i).shape) for d, i in enumerate(call["indices"]) if i is not None]
+    first, count = indices[0][0], len(indices)
+    if [d for d, _ in indices] != list(range(first, first + count)):
+        return False
+    shapes = [[1] * (count - len(shape)) + list(shape) for _, shape in indices]
+    return all(len(shape) == count and math.prod(shape) == shape[i] for i, shape in enumerate(shapes))
+
+
 _KEEPING = frozenset((
+    "unfold", "unfold_copy",
     "roll", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
     "replication_pad2d", "replication_pad3d", "repeat", "tile", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
     "tril", "triu", "masked_fill", "where", "slice_scatter", "select_scatter", "index_put", "repeat_interleave", "scatter",
     "index_copy", "index_fill", "native_channel_shuffle", "diagonal_scatter", "gather", "take_along_dim",
 ))  # fmt: skip
+
+
+@rule("col2im grid_sampler_2d grid_sampler_3d scatter_add index_add max_unpool2d max_unpool3d")
+def linear(call):
+    """Sums of elements with constant coefficients: of windows that are put back, of samples at constant places."""
+    deciding = [call.args.get(name) for name in ("index", "indices", "grid")]
+    if any(call.live(d) for d in deciding):
+        if call.name.startswith("aten::grid_sampler"):
+            raise unknown(call, "where it samples depends on the image")
+        return [(node, [Whole(node.meta["val"].shape)]) for node in call.inputs], False
+    sources, result = call.inputs, []
+    for node in sources:
+
+        def run(x, node=node):
+            if node is call.args.get("src"):  # of which no more than the index's size is read
+                x = x[tuple(slice(size) for size in call.trace.value(call["index"]).shape)]
+
+            def substitute(other):
+                if other is node:
+                    return x
+                value = call.trace.value(other)
+                if any(other is d for d in deciding):
+                    return value.double() if value.is_floating_point() else value
+                return torch.zeros_like(value, dtype=torch.float64)
+
+            args, kwargs = torch.fx.node.map_arg((call.node.args, call.node.kwargs), substitute)
+            return call.node.target(*args, **kwargs)
+
+        result.append((node, [Linear(run, tuple(node.meta["val"].shape), call.shape)]))
+    return result, True
+
+
+@rule("view_as_real view_as_real_copy")
+def as_real(call):
+    shape = tuple(call["self"].meta["val"].shape)
+    return [(call["self"], [Expand(shape, (*shape, 2))])], True
+
+
+@rule("view_as_complex view_as_complex_copy")
+def as_complex(call):
+    return [(call["self"], [Mix([call["self"].meta["val"].ndim - 1], squeeze=True)])], True
+
+
+@rule("mkldnn_rnn_layer")
+def recurrent(call):
+    """One direction of an LSTM over (steps, N, C): a step sees all that came before it, in its direction."""
+    if call.index not in (None, 0):
+        raise unknown(call, "its last state is used directly")
+    node = call["input"]
+    steps, n, channels = node.meta["val"].shape
+    order = torch.ones(steps, steps).tril().bool()
+    window = Window([order.T if call["reverse"] else order], [torch.arange(steps, dtype=torch.float64)], steps)
+    return [(node, [Mix([2]), Permute([1, 2, 0]), window, Permute([2, 0, 1])])], True
 
 
 def _constant_pad(call):
@@ -838,6 +963,8 @@ def _constant_pad(call):
 
 
 class _Padded(Pick):
+    joins = True
+
     def __init__(self, dim, left, size, out):
         source = torch.arange(out) - left
         super().__init__(dim, torch.where(source < size, source, -1).clamp(min=-1), size)
