@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 
 from ctxnet.measure.frozen import FrozenWeights
-from ctxnet.measure.graph import Watch, first_tensor, named_layers
-from ctxnet.measure.isolation import isolated, unwrapped
+from ctxnet.measure.graph import Watch, first_tensor, image_dimensions, named_layers
+from ctxnet.measure.isolation import isolated, require_measurable, unwrapped
 from ctxnet.measure.receptive_field import Reach
 from ctxnet.naming import require_known
 
@@ -167,11 +167,16 @@ def _ends_in_norm(node):
     return False
 
 
-def require_images(images):
-    """Refuse anything but a batch of finite images, signals or volumes."""
-    if not isinstance(images, torch.Tensor) or not 3 <= images.ndim <= 5 or not len(images):
+_SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+
+
+def require_images(model, images):
+    """Refuse anything but a batch of finite images, signals or volumes, whichever the model's first convolution takes."""
+    wanted = image_dimensions(model)
+    fits = isinstance(images, torch.Tensor) and images.ndim - 2 in (_SHAPES if wanted is None else (wanted,))
+    if not fits or not len(images):
         shape = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
-        raise ValueError(f"images have shape {shape}; expected (N, C, H, W), (N, C, L) or (N, C, D, H, W) with N ≥ 1")
+        raise ValueError(f"images have shape {shape}; expected {_SHAPES[wanted or 2]} with N ≥ 1")
     if not bool(torch.isfinite(images).all()):
         raise ValueError("images hold values that are not finite (NaN or infinity), and so would everything behind them")
 
@@ -179,7 +184,8 @@ def require_images(images):
 @contextmanager
 def measurable(model, images):
     """A copy of the model in eval mode with frozen parameters, at float32 or better, and the images to go with it."""
-    require_images(images)
+    require_measurable(model)
+    require_images(model, images)
     parameter = next((p for p in unwrapped(model).parameters() if p.is_floating_point()), None)
     dtype = torch.float32
     if parameter is not None:

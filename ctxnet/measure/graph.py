@@ -13,7 +13,7 @@ from torch import nn
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
-from ctxnet.measure.isolation import isolated
+from ctxnet.measure.isolation import isolated, unwrapped
 from ctxnet.naming import require_known
 
 # These take an input's shape and dtype but none of its values.
@@ -149,8 +149,8 @@ class Watch:
 
     def _hook(self, layer):
         def hook(module, args, output):
-            self.seen[layer] += 1
             self.keep(layer, output)
+            self.seen[layer] += 1
             if self.counts is not None and all(self.seen[name] >= self.counts[name] for name in self.layers):
                 raise _Enough
 
@@ -268,10 +268,8 @@ def _sizes(model, input_size):
         raise ValueError(
             f"input_size is {input_size!r}; expected (H, W) or (C, H, W) in positive pixels, (C, L) or (C, D, H, W)"
         )
-    kinds = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-    convolutions = [(kinds[type(m)] if type(m) in kinds else _dimensions(m), m.in_channels) for m in model.modules()
-                    if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]  # fmt: skip
-    first, channels = convolutions[0] if convolutions else (None, None)
+    first, kinds = image_dimensions(model), (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    channels = next((m.in_channels for m in model.modules() if isinstance(m, kinds)), None)
     if isinstance(input_size, int):
         size = size * (first or 2)
     dimensions = [n for n in dict.fromkeys([first, 2, 1, 3]) if n]
@@ -280,6 +278,12 @@ def _sizes(model, input_size):
     others = [size] if len(size) > 1 else []
     others += [(c, *size) for c in (3, 1) if len(size) < 4]
     return list(dict.fromkeys([*with_channels, *without, *(others if first is None else [])])) or others
+
+
+def image_dimensions(model):
+    """Sizes that an image of the model's first convolution has, 1, 2 or 3; None without one."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return next((_dimensions(m) for m in unwrapped(model).modules() if isinstance(m, kinds)), None)
 
 
 def _dimensions(module):
