@@ -62,6 +62,7 @@ def hugging():
     tiny = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     vit = tiny | {"image_size": 32, "patch_size": 8}
     swin = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 4}
+    heads = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 2]}
     stages = {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1]}
     configs = {
         "ViT": vit,
@@ -78,8 +79,7 @@ def hugging():
         "ChineseCLIPVision": vit,
         "BlipVision": vit,
         "OwlViTVision": vit,
-        "GroupViTVision": {"image_size": 32, "patch_size": 8, "depths": [1, 1, 1], "hidden_size": 16, "num_attention_heads": 2,
-                           "intermediate_size": 24},
+        "GroupViTVision": vit | {"depths": [1, 1, 1]},
         "IJepa": vit,
         "DPT": vit | {"is_hybrid": False, "backbone_out_indices": [0, 0, 1, 1]},
         "PixtralVision": vit | {"head_dim": 8},
@@ -92,21 +92,21 @@ def hugging():
         "ResNet": stages | {"embedding_size": 8, "layer_type": "basic"},
         "RegNet": stages | {"embedding_size": 8, "groups_width": 4},
         "PoolFormer": stages,
-        "Segformer": {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 2]},
-        "GLPN": {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 2]},
-        "Pvt": {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 2], "image_size": 64},
-        "PvtV2": {"hidden_sizes": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 2], "image_size": 64},
+        "Segformer": heads,
+        "GLPN": heads,
+        "Pvt": heads | {"image_size": 64},
+        "PvtV2": heads | {"image_size": 64},
         "MobileNetV1": {"depth_multiplier": 0.25},
         "MobileNetV2": {"depth_multiplier": 0.35},
-        "MobileViT": {"hidden_sizes": [16, 20, 24], "neck_hidden_sizes": [8, 8, 12, 16, 16, 16, 32], "num_attention_heads": 2,
-                      "image_size": 64},
+        "MobileViT": {"hidden_sizes": [16, 20, 24], "neck_hidden_sizes": [8, 8, 12, 16, 16, 16, 32], "image_size": 64,
+                      "num_attention_heads": 2},
         "MobileViTV2": {"image_size": 64, "width_multiplier": 0.25},
         "EfficientNet": {"width_coefficient": 0.25, "depth_coefficient": 0.5, "hidden_dim": 320},
         "Levit": {"image_size": 64, "hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1],
                   "key_dim": [8, 8, 8]},
         "Cvt": {"embed_dim": [8, 16, 16], "num_heads": [1, 2, 2], "depth": [1, 1, 1]},
         "FocalNet": {"embed_dim": 8, "depths": [1, 1], "image_size": 32, "focal_levels": [2, 2], "focal_windows": [3, 3]},
-        "Bit": stages | {"embedding_size": 8, "hidden_sizes": [32, 64, 64, 64]},
+        "Bit": stages | {"embedding_size": 32, "hidden_sizes": [32, 64, 64, 64]},
         "Hiera": {"image_size": [64, 64], "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]},
         "SwiftFormer": {"depths": [1, 1, 1, 1], "embed_dims": [8, 12, 16, 24]},
         "HGNetV2": {},
@@ -116,7 +116,6 @@ def hugging():
         "SamVision": vit | {"output_channels": 8, "global_attn_indexes": [1], "window_size": 3},
         "DINOv3ViT": vit,
         "DINOv3ConvNext": stages,
-        "DepthAnything": None,
     }  # fmt: skip
 
     def build(name, options):
@@ -130,21 +129,33 @@ def hugging():
 
         return made
 
-    return {name: build(name, options) for name, options in configs.items() if options is not None}
+    return {name: build(name, options) for name, options in configs.items()}
 
 
 def cv():
     from pytorchcv.model_provider import get_model
 
-    names = ["resnet10", "preresnet10", "resnext14_16x4d", "seresnet10", "sepreresnet10", "se_resnet", "diaresnet10", "resnesta18", "cbam_resnet18", "bam_resnet18", "airnet50_1x64d_r16", "vgg11", "bn_vgg11", "alexnet", "squeezenet_v1_1", "squeezeresnet_v1_1", "bagnet9", "octresnet10_ad2", "res2net50_w14_s8", "scnet50", "sknet50", "dla34", "darknet_tiny", "darknet_ref", "hardnet39ds", "mobilenet_wd4", "mobilenetv2_wd4", "mobilenetv3_small_w7d20", "igcv3_wd4", "shufflenet_g1_wd4", "shufflenetv2_wd2", "shufflenetv2b_wd2", "menet108_8x1_g3", "mnasnet_small", "ghostnet", "peleenet", "efficientnet_b0", "mixnet_s", "dicenet_wd5", "espnetv2_wd2", "fbnet_cb", "proxylessnas_cpu", "regnetx002", "regnety002", "hrnet_w18_small_v1", "drnc26", "dpn68", "condensenet74_c8_g8", "densenet40_k12_cifar10", "channelnet", "fishnet99", "fractalnet_cifar10", "nin_cifar10", "rir_cifar10", "ror3_56_cifar10", "revnet38", "diracnet18v2", "isqrtcovresnet18", "resattnet56", "selecsls42", "sharesnet18", "shakeshakeresnet20_2x16d_cifar10", "wrn16_10_cifar10", "xdensenet40_2_k24_bc_cifar10", "msdnet22_cifar10", "bisenet_resnet18_celebamaskhq", "cgnet_cityscapes", "dabnet_cityscapes", "edanet_cityscapes", "enet_cityscapes", "erfnet_cityscapes", "esnet_cityscapes", "espcnet_cityscapes", "fastscnn_cityscapes", "fpenet_cityscapes", "lednet_cityscapes", "linknet_cityscapes", "sinet_cityscapes", "segnet_cityscapes", "unet_cityscapes", "centernet_resnet18_voc", "ibppose_coco", "raft_small"]
-    names.remove("se_resnet")
-    return {name: lambda name=name: (get_model(name, pretrained=False), (3, 64, 64)) for name in names}
+    names = (
+        "resnet10 preresnet10 resnext14_16x4d seresnet10 sepreresnet10 diaresnet10 resnesta18 cbam_resnet18 "
+        "bam_resnet18 airnet50_1x64d_r16 vgg11 bn_vgg11 alexnet squeezenet_v1_1 squeezeresnet_v1_1 bagnet9 "
+        "octresnet10_ad2 res2net50_w14_s8 scnet50 sknet50 dla34 darknet_tiny darknet_ref hardnet39ds mobilenet_wd4 "
+        "mobilenetv2_wd4 mobilenetv3_small_w7d20 igcv3_wd4 shufflenet_g1_wd4 shufflenetv2_wd2 shufflenetv2b_wd2 "
+        "menet108_8x1_g3 mnasnet_small ghostnet peleenet efficientnet_b0 mixnet_s dicenet_wd5 espnetv2_wd2 fbnet_cb "
+        "proxylessnas_cpu regnetx002 regnety002 hrnet_w18_small_v1 drnc26 dpn68 condensenet74_c8_g8 "
+        "densenet40_k12_cifar10 channelnet fishnet99 fractalnet_cifar10 nin_cifar10 rir_cifar10 ror3_56_cifar10 "
+        "revnet38 diracnet18v2 isqrtcovresnet18 resattnet56 selecsls42 sharesnet18 shakeshakeresnet20_2x16d_cifar10 "
+        "wrn16_10_cifar10 xdensenet40_2_k24_bc_cifar10 msdnet22_cifar10 bisenet_resnet18_celebamaskhq cgnet_cityscapes "
+        "dabnet_cityscapes edanet_cityscapes enet_cityscapes erfnet_cityscapes esnet_cityscapes espcnet_cityscapes "
+        "fastscnn_cityscapes fpenet_cityscapes lednet_cityscapes linknet_cityscapes sinet_cityscapes segnet_cityscapes "
+        "unet_cityscapes centernet_resnet18_voc ibppose_coco raft_small "
+    )
+    return {name: lambda name=name: (get_model(name, pretrained=False), (3, 64, 64)) for name in names.split()}
 
 
 def cadene():
     import pretrainedmodels as package
 
-    names = ["bninception", "dpn68", "fbresnet152", "nasnetamobile", "squeezenet1_1", "xception", "se_resnet50", "vgg11", "inceptionresnetv2"]
+    names = "bninception dpn68 fbresnet152 nasnetamobile squeezenet1_1 xception se_resnet50 vgg11 inceptionresnetv2"
     sizes = {"nasnetamobile": 128, "xception": 96, "inceptionresnetv2": 96}
     options = {"pretrained": None, "num_classes": 1000}
     return {name: lambda name=name: (getattr(package, name)(**options), (3, *[sizes.get(name, 64)] * 2)) for name in names}
@@ -420,7 +431,8 @@ def judge(build):
             verdicts.append("wrong")
             said.append(f"{layer}: map of {tuple(grid.centers.shape[:-1])}, output {shape}")
             continue
-        outside, idle, moved = probe(model, layer, size, mask, exact, partial(pick, position=position, sizes=sizes, first=first, last=last))
+        read = partial(pick, position=position, sizes=sizes, first=first, last=last)
+        outside, idle, moved = probe(model, layer, size, mask, exact, read)
         if outside or idle:
             verdicts.append("wrong")
             said.append(f"{layer} {shape} at {position}: {outside} pixels outside move it, {idle} inside do not")
