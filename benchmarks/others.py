@@ -138,7 +138,7 @@ def cv():
     names = (
         "resnet10 preresnet10 resnext14_16x4d seresnet10 sepreresnet10 diaresnet10 resnesta18 cbam_resnet18 "
         "bam_resnet18 airnet50_1x64d_r16 vgg11 bn_vgg11 alexnet squeezenet_v1_1 squeezeresnet_v1_1 bagnet9 "
-        "octresnet10_ad2 res2net50_w14_s8 scnet50 sknet50 dla34 darknet_tiny darknet_ref hardnet39ds mobilenet_wd4 "
+        "octresnet10_ad2 resnet18_wd4 scnet50 sknet50 dla34 darknet_tiny darknet_ref hardnet39ds mobilenet_wd4 "
         "mobilenetv2_wd4 mobilenetv3_small_w7d20 igcv3_wd4 shufflenet_g1_wd4 shufflenetv2_wd2 shufflenetv2b_wd2 "
         "menet108_8x1_g3 mnasnet_small ghostnet peleenet efficientnet_b0 mixnet_s dicenet_wd5 espnetv2_wd2 fbnet_cb "
         "proxylessnas_cpu regnetx002 regnety002 hrnet_w18_small_v1 drnc26 dpn68 condensenet74_c8_g8 "
@@ -149,7 +149,16 @@ def cv():
         "fastscnn_cityscapes fpenet_cityscapes lednet_cityscapes linknet_cityscapes sinet_cityscapes segnet_cityscapes "
         "unet_cityscapes centernet_resnet18_voc ibppose_coco raft_small "
     )
-    return {name: lambda name=name: (get_model(name, pretrained=False), (3, 64, 64)) for name in names.split()}
+
+    def build(name):
+        model = get_model(name, pretrained=False)
+        if isinstance(getattr(model, "features", None), nn.Module) and hasattr(model, "output"):
+            model = model.features  # a classifier's last pool takes maps of 224 pixels alone
+            if hasattr(model, "final_pool"):
+                model.final_pool = nn.Identity()
+        return model, (3, 64, 64)
+
+    return {name: lambda name=name: build(name) for name in names.split()}
 
 
 def cadene():
