@@ -69,7 +69,8 @@ def main():
             start = time.time()
             verdict, said = tried(folder, file, old, new, TESTS)
             counts[verdict] += 1
-            print(f"{number:3} {verdict:8} {time.time() - start:4.0f} s  {Path(file).name}: {old!r} -> {new!r}  {said[:90]}", flush=True)
+            took = f"{time.time() - start:.0f} s"
+            print(f"{number:3} {verdict:8} {took:>6} {Path(file).name}: {old!r} -> {new!r}  {said[:90]}", flush=True)
     print(f"{counts['killed']} of {sum(counts.values())} killed, {counts['survived']} survived, {counts['stale']} stale")
     return int(counts["survived"] + counts["stale"] > 0)
 

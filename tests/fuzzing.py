@@ -744,16 +744,17 @@ def rarer(r, c, s):
         [
             f"Fn(lambda x, i: x.flatten(1).gather(1, i.expand(len(x), -1)).reshape(len(x), {shape}), "
             f"dict(i=perm({seed}, {total})[None]))",
-            "Fn(lambda x: F.cosine_similarity(x + 0.7, x.roll(1, 2) - 0.3, dim=1).unsqueeze(1))",
+            "Fn(lambda x: F.cosine_similarity(x + 0.7, x.roll(1, 2) - 0.3, dim=1).unsqueeze(1))" if c > 1 else None,
             f"Fn(lambda x, w: torch.cdist(x.flatten(2), w.expand(len(x), -1, -1)).unsqueeze(1)"
             f".expand(-1, 2, -1, -1), w=rand({seed}, 1, 3, {math.prod(s)}))"
             if n == 2
             else None,
-            "Fn(lambda x: x.diagonal(dim1=2, dim2=3).unsqueeze(2).expand(-1, -1, 2, *[-1] * (x.ndim - 3)))" if n == 2 else None,
+            "Fn(lambda x: x.diagonal(dim1=2, dim2=3).unsqueeze(2).expand(-1, -1, 2, -1))" if n == 2 else None,
             f"Fn(lambda x, i: x.scatter_reduce(2, i.expand(len(x), {', '.join(['-1'] * (n + 1))}), x.flip(-1), 'sum'), "
             f"dict(i=ints({seed}, {s[0]}, 1, {shape})))",
             "nn.Softshrink(0.1)",
-            f"Fn(lambda x, w: F.bilinear(x.movedim(1, -1), x.movedim(1, -1), w).movedim(-1, 1), w=rand({seed}, 2, {c}, {c}))",
+            f"Fn(lambda x, w: F.bilinear(x.movedim(1, -1), x.movedim(1, -1), w).movedim(-1, 1), "
+            f"w=rand({seed}, 2, {c}, {c}))",
             "Fn(lambda x: torch.linalg.matrix_norm(x, dim=(-2, -1), keepdim=True).sigmoid() * (x + 0.7))" if n > 1 else None,
             f"Fn(lambda x: x.std({n + 1}, keepdim=True) + x)" if last > 2 else None,
             "Fn(lambda x: torch.atan2(x + 0.7, x.roll(1, -1)))",
