@@ -39,6 +39,17 @@ NAMED = r"layer '[^']*'|layout=|inputs=|the model does not take an input"
 # --------------------------------------------------------------------------------------------------------- networks
 
 
+class Twice(nn.Module):
+    """A network of two images, such as optical flow: the second is the first, shifted."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x, x.roll(1, -1))
+
+
 def smp():
     import segmentation_models_pytorch as package
 
@@ -148,7 +159,7 @@ def cv():
         "wrn16_10_cifar10 xdensenet40_2_k24_bc_cifar10 msdnet22_cifar10 bisenet_resnet18_celebamaskhq cgnet_cityscapes "
         "dabnet_cityscapes edanet_cityscapes enet_cityscapes erfnet_cityscapes esnet_cityscapes espcnet_cityscapes "
         "fastscnn_cityscapes fpenet_cityscapes lednet_cityscapes linknet_cityscapes sinet_cityscapes segnet_cityscapes "
-        "unet_cityscapes centernet_resnet18_voc ibppose_coco raft_small "
+        "unet_cityscapes centernet_resnet18_voc ibppose_coco "
     )
 
     def build(name):
@@ -159,7 +170,7 @@ def cv():
                 model.final_pool = nn.Identity()
         return model, (3, 64, 64)
 
-    return {name: lambda name=name: build(name) for name in names.split()}
+    return {name: partial(build, name) for name in names.split()}
 
 
 def cadene():
@@ -168,7 +179,11 @@ def cadene():
     names = "bninception dpn68 fbresnet152 nasnetamobile squeezenet1_1 xception se_resnet50 vgg11 inceptionresnetv2"
     sizes = {"nasnetamobile": 128, "xception": 96, "inceptionresnetv2": 96}
     options = {"pretrained": None, "num_classes": 1000}
-    return {name: lambda name=name: (getattr(package, name)(**options), (3, *[sizes.get(name, 64)] * 2)) for name in names}
+
+    def build(name):
+        return getattr(package, name)(**options), (3, *[sizes.get(name, 64)] * 2)
+
+    return {name: partial(build, name) for name in names.split()}
 
 
 def kornian():
@@ -258,10 +273,10 @@ def vision():
         "r3d_18": lambda: (v.r3d_18(), (3, 4, 32, 32)),
         "mc3_18": lambda: (v.mc3_18(), (3, 4, 32, 32)),
         "r2plus1d_18": lambda: (v.r2plus1d_18(), (3, 4, 32, 32)),
-        "s3d": lambda: (v.s3d(), (3, 16, 64, 64)),
+        "s3d": lambda: (v.s3d(), (3, 14, 224, 224)),
         "swin3d_t": lambda: (v.swin3d_t(), (3, 4, 32, 32)),
         "mvit_v1_b": lambda: (v.mvit_v1_b(), (3, 16, 224, 224)),
-        "raft_small": lambda: (m.optical_flow.raft_small(), (3, 128, 128)),
+        "raft_small": lambda: (Twice(m.optical_flow.raft_small()), (3, 128, 128)),
         "shufflenet": lambda: (m.shufflenet_v2_x0_5(), (3, 64, 64)),
         "googlenet": lambda: (m.googlenet(init_weights=False), (3, 64, 64)),
         "mnasnet": lambda: (m.mnasnet0_5(), (3, 64, 64)),
