@@ -1009,7 +1009,7 @@ def off_centre(network, answers, positions, grid):
         return None
     for (mask, _), position in zip(answers, positions, strict=True):
         for dim, size in enumerate(mask.shape):
-            line = mask.movedim(dim, 0).flatten(1).any(1).nonzero().flatten().tolist()
+            line = mask.movedim(dim, 0).reshape(mask.shape[dim], -1).any(1).nonzero().flatten().tolist()
             if line and line[0] >= step and line[-1] < size - step:  # with gaps, the border may cut more off
                 middle, center = (line[0] + line[-1]) / 2, float(grid.centers[tuple(position)][dim])
                 if abs(middle - center) > 1e-6:

@@ -197,7 +197,8 @@ def _by_labels(shape, labels, n, place):
         others = [d for d in range(len(shape)) if shape[d] > 1 and d not in unknown and d not in dims.values()]
         if unknown and (len(shape) != 2 or len(unknown) + len(others) + len(dims) > 1 or place.shape[unknown[0] + 1] > 1):
             return None  # one of the unknown ones may be what is lacking
-    spare = [d for d, f in enumerate(labels) if d and shape[d] == 1 and f[0][0] is None and d not in dims.values()]
+    behind = range(2, n + 2) if len(shape) == n + 2 else ()
+    spare = [d for d in behind if shape[d] == 1 and labels[d][0][0] is None and d not in dims.values()]
     lacking = [axis for axis in range(n) if axis not in dims]
     dims |= dict(zip(lacking, spare[len(spare) - len(lacking) :], strict=False) if len(spare) >= len(lacking) else ())
     order = sorted(dims, key=dims.get)
