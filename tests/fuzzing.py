@@ -1001,6 +1001,7 @@ def off_centre(network, answers, positions, grid):
     """Windows alone: a field that ends within the image lies around its feature's place. Says where it does not."""
     texts = network.texts[: len(network.texts) - (network.end != "map")]
     wrapped = any(f"padding_mode='{mode}'" in text for text in texts for mode in ("circular", "reflect", "replicate"))
+    wrapped |= any("F.pad" in text and "-" in text for text in texts)  # a shift, which does not move a feature
     wrapped |= any("same" in text for text in texts)  # where the kernel is even, the padding is not
     dilated = any(re.search(r"dilation=(\(.*2.*?\)|2)", text) for text in texts)
     step = math.prod(max(map(int, re.findall(r"\d", s))) for s in re.findall(r"stride=(\(.*?\)|\d)", " ".join(texts)))
@@ -1021,6 +1022,8 @@ def judge(network, seed=0):
     """Measure a network and ask the oracle."""
     if len(network.size) == 2 and not any("Conv" in text or "conv" in text for text in network.texts):
         return Verdict("unjudged", "two numbers could be channels and length, or rows and columns")
+    if 1 in network.map and network.end in ("tokens", "rows", "class token"):
+        return Verdict("unjudged", "which of the flattened dimensions had the size 1 makes no difference to the tokens")
     net = make(network)
     numbers, positions = places(network, random.Random(seed))
     before = {k: v.clone() for k, v in net.state_dict().items()}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from ctxnet.measure.rules import Expand, Forget, Linear, Mix, Move, Permute, Pick, Reshape, Whole, mix
+from ctxnet.measure.rules import Expand, Forget, Kernel, Linear, Mix, Move, Permute, Pick, Reshape, Whole, Window, mix
 
 _LETTERS = {"D": -3, "H": -2, "W": -1}
 
@@ -38,6 +38,25 @@ def joined_labels(several, shape):
     Of a concatenation all parts must come from the same dimension of the image.
     """
     return [_joined([labels[d] for labels in several], size) for d, size in enumerate(shape)]
+
+
+def declared_labels(labels, steps, n):
+    """Factors behind a call that works along the last n dimensions of (N, C, …): a convolution, pooling, interpolation.
+
+    Such a call says which dimensions are the map, also of one that had lost its thread.
+    """
+    windows = any(isinstance(step, (Window, Kernel)) for step in steps)
+    if len(labels) != n + 2 or not windows or any(isinstance(step, Permute) for step in steps):
+        return labels
+    named = {name for factors in labels for name, _ in factors}
+    lacking = [axis for axis in range(n) if axis not in named]
+    labels = list(labels)
+    for d in range(2, n + 2):
+        if all(name is None for name, _ in labels[d]) and lacking:
+            labels[d] = ((lacking.pop(0), _size(labels[d])),)
+    if all(name is None for name, _ in labels[1]):
+        labels[1] = (("c", _size(labels[1])),)
+    return labels
 
 
 def _joined(several, size):
@@ -192,6 +211,10 @@ def _by_labels(shape, labels, n, place):
             dims[names[0]] = d
         elif None in names and shape[d] > 1 and len(names) > 1:
             return None
+    if len(dims) == n - 1 == len(shape) - 3:  # one is left over: what was spread along it from elsewhere
+        left = [d for d in range(1, len(shape)) if d not in dims.values() and not any(name == "c" for name, _ in labels[d])]
+        if len(left) == 1:
+            dims[next(axis for axis in range(n) if axis not in dims)] = left[0]
     if len(dims) < n:
         unknown = [d for d, f in enumerate(labels) if shape[d] > 1 and any(name is None for name, size in f if size > 1)]
         others = [d for d in range(len(shape)) if shape[d] > 1 and d not in unknown and d not in dims.values()]

@@ -9,7 +9,7 @@ import torch
 
 from ctxnet.measure.graph import Watch, first_tensor, named_layers, trace
 from ctxnet.measure.isolation import isolated
-from ctxnet.measure.layout import find_dims, follow_labels, joined_labels, start_labels
+from ctxnet.measure.layout import declared_labels, find_dims, follow_labels, joined_labels, start_labels
 from ctxnet.measure.rules import Kernel, Window, compact, fit, mix, relations, union
 
 
@@ -219,7 +219,8 @@ class Reach:
     def _label(self, node, index, labels):
         inputs, _ = self._related(node, index)
         shape = tuple((node.meta["val"] if index is None else node.meta["val"][index]).shape)
-        return joined_labels([follow_labels(labels[source], source, steps, shape) for source, steps in inputs], shape)
+        labels = joined_labels([follow_labels(labels[source], source, steps, shape) for source, steps in inputs], shape)
+        return declared_labels(labels, [step for _, steps in inputs for step in steps], len(self.size))
 
     def _place(self, node, index, places):
         inputs, _ = self._related(node, index)

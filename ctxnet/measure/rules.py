@@ -483,8 +483,9 @@ def reduction(call):
         return elementwise(call)
     if "dim" not in call.args:
         return [(node, [Whole((1,) * ndim)])], True
-    keep = call.args.get("keepdim", "_fft" in call.name)
-    return [(node, [Mix(call.dims("dim", ndim), squeeze=not keep)])], True
+    fourier = "_fft" in call.name  # whose real and imaginary parts have zeros of their own: a bound
+    keep = call.args.get("keepdim", fourier)
+    return [(node, [Mix(call.dims("dim", ndim), squeeze=not keep)])], not fourier
 
 
 @rule("_softmax _log_softmax softmax log_softmax _safe_softmax renorm")
