@@ -44,7 +44,7 @@ CHANGES = [
     (RULES, "* stride + (k - 1) * dilation / 2 - padding", "* stride - padding"),
     (RULES, "+ padding - (k - 1) * dilation / 2) / stride", "+ padding) / stride"),
     (RULES, "* s + (k - 1) * d / 2 - p", "* s + k * d / 2 - p"),
-    (RULES, "cost += (k - 1) * dilation", "cost += 0"),
+    (FIELD, "token = int(self.index[row, col])", "token = int(self.index[col, row])"),
     (RULES, 'Channels(call["groups"], inputs[1], outputs[1])', "Channels(1, inputs[1], outputs[1])"),
     (RULES, "first = torch.arange(out) * size // out", "first = -(-(torch.arange(out) * size) // out)"),
     (RULES, "end = -(-(torch.arange(1, out + 1) * size) // out)", "end = torch.arange(1, out + 1) * size // out"),
