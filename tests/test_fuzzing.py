@@ -50,7 +50,8 @@ CHANNELS = [
     "nn.Conv2d(4, 4, 3, padding=1, groups=2)",
     "nn.Conv2d(4, 8, 1, groups=4)",
     "nn.ConvTranspose2d(4, 4, 3, padding=1, groups=2)",
-    "nn.Sequential(nn.GroupNorm(2, 4), nn.Softplus())",
+    "nn.Sequential(Fn(lambda x: torch.cat([x[:, :2, :, :2].repeat(1, 1, 1, 3), x[:, 2:]], 1)), "
+    "nn.GroupNorm(2, 4), nn.Softplus())",
     "nn.ChannelShuffle(2)",
     "Fn(lambda x: F.glu(x + 0.7, 1))",
     "Fn(lambda x: x.cumsum(1))",
