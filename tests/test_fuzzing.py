@@ -50,7 +50,7 @@ CHANNELS = [
     "nn.Conv2d(4, 4, 3, padding=1, groups=2)",
     "nn.Conv2d(4, 8, 1, groups=4)",
     "nn.ConvTranspose2d(4, 4, 3, padding=1, groups=2)",
-    "nn.Sequential(Fn(lambda x: torch.cat([x[:, :2, :, :2].repeat(1, 1, 1, 3), x[:, 2:]], 1)), "
+    "nn.Sequential(Fn(lambda x: torch.cat([x[:, :1, :, :2], x[:, 1:2, :, 2:4], x[:, 2:, :, 4:]], 1).repeat(1, 1, 1, 3)), "
     "nn.GroupNorm(2, 4), nn.Softplus())",
     "nn.ChannelShuffle(2)",
     "Fn(lambda x: F.glu(x + 0.7, 1))",
