@@ -64,7 +64,7 @@ CHANGES = [
         "result.index_add_(-1, self.source.clamp(min=0), mask.float())",
     ),
     (RULES, "return mask.permute(self.inverse)", "return mask.permute(self.order)"),
-    (RULES, "offset = 1 + sum(math.prod(s) for s in shapes[:number])", "offset = 1"),
+    (RULES, "result[row, self.source[element]] = True", "result[row, self.source[element] - 1] = True"),
     (
         RULES,
         "return mask.any(dims, keepdim=True) if dims else mask",
