@@ -44,7 +44,7 @@ CHANGES = [
     (RULES, "* stride + (k - 1) * dilation / 2 - padding", "* stride - padding"),
     (RULES, "+ padding - (k - 1) * dilation / 2) / stride", "+ padding) / stride"),
     (RULES, "* s + (k - 1) * d / 2 - p", "* s + k * d / 2 - p"),
-    (RULES, "cost += (k - 1) * dilation", "cost += 0"),
+    (FIELD, "token = int(self.index[row, col])", "token = int(self.index[col, row])"),
     (RULES, 'Channels(call["groups"], inputs[1], outputs[1])', "Channels(1, inputs[1], outputs[1])"),
     (RULES, "first = torch.arange(out) * size // out", "first = -(-(torch.arange(out) * size) // out)"),
     (RULES, "end = -(-(torch.arange(1, out + 1) * size) // out)", "end = torch.arange(1, out + 1) * size // out"),
@@ -64,7 +64,7 @@ CHANGES = [
         "result.index_add_(-1, self.source.clamp(min=0), mask.float())",
     ),
     (RULES, "return mask.permute(self.inverse)", "return mask.permute(self.order)"),
-    (RULES, "offset = 1 + sum(math.prod(s) for s in shapes[:number])", "offset = 1"),
+    (RULES, "result[row, self.source[element]] = True", "result[row, self.source[element] - 1] = True"),
     (
         RULES,
         "return mask.any(dims, keepdim=True) if dims else mask",

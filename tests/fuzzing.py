@@ -496,6 +496,16 @@ def moved(r, c, s):
     return r.choice(choices)
 
 
+@operator(3)
+def uneven_channels(r, c, s):
+    """Channels that see different places, without which nothing about channels would show."""
+    if c < 2:
+        return None
+    k, d = r.randrange(1, c), axis(r, s)
+    move = r.choice([f"roll({r.randint(1, 2)}, {d})", f"flip({d})"])
+    return f"Fn(lambda x: torch.cat([x[:, :{k}], x[:, {k}:].{move}], 1))"
+
+
 @operator(2)
 def padded(r, c, s):
     mode = r.choice(["constant", "reflect", "replicate", "circular"])
@@ -827,6 +837,8 @@ def residual(r, c, s):
 
 # Last layers that change the layout, with the layout's name: how a feature is picked at a position (r, c).
 ENDS = [
+    ("map", (1, 2, 3), lambda n: "Fn(lambda x: x[:, :1])"),
+    ("map", (1, 2, 3), lambda n: "Fn(lambda x: x[:, -1:])"),
     ("channels last", (1, 2, 3), lambda n: "Fn(lambda x: x.movedim(1, -1))"),
     ("tokens", (2,), lambda n: "Fn(lambda x: x.flatten(2).transpose(1, 2))"),
     (

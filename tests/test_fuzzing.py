@@ -46,6 +46,29 @@ def test_networks_depend_on_their_seed_alone():
     assert first == [fuzzing.random_network(seed).texts for seed in (3, 4)] and first[0] != first[1]
 
 
+CHANNELS = [
+    "nn.Conv2d(4, 4, 3, padding=1, groups=2)",
+    "nn.Conv2d(4, 8, 1, groups=4)",
+    "nn.ConvTranspose2d(4, 4, 3, padding=1, groups=2)",
+    "nn.Sequential(Fn(lambda x: torch.cat([x[:, :1, :, :2], x[:, 1:2, :, 2:4], x[:, 2:, :, 4:]], 1).repeat(1, 1, 1, 3)), "
+    "nn.GroupNorm(2, 4), nn.Softplus())",
+    "nn.ChannelShuffle(2)",
+    "Fn(lambda x: F.glu(x + 0.7, 1))",
+    "Fn(lambda x: x.cumsum(1))",
+    "Fn(lambda x: x[:, torch.tensor([2, 0, 1, 3])])",
+    "Fn(lambda x: torch.stack([x[:, 1], x[:, 3], x[:, 0]], 1))",
+]
+
+
+@pytest.mark.parametrize("text", CHANNELS)
+@pytest.mark.parametrize("channel", [0, -1])
+def test_channels_that_see_different_places_stay_apart(text, channel):
+    uneven = "Fn(lambda x: torch.cat([x[:, :1], x[:, 1:2].roll(1, 2), x[:, 2:3].roll(2, 3), x[:, 3:].flip(2)], 1))"
+    texts = [uneven, text, f"Fn(lambda x: x[:, {channel}:][:, :1])"]
+    verdict = fuzzing.judge(fuzzing.Network(texts, (4, 5, 6), "map", (5, 6)))
+    assert verdict.kind == "right", verdict
+
+
 def _windows(r):
     """A chain of convolutions and pools without dilation, whose middle feature's field ends within the image."""
     texts = []
