@@ -17,8 +17,10 @@ from ..measure import calibrate, context_profile
 from ..models import count_parameters, create_model, list_models
 from ..models.variants import VARIANTS
 from ..naming import require_known
+from ..records import changes
 from ..tensors import load_tensors, save_tensors
 from .checkpoint import Checkpoints, load_checkpoint
+from .clock import Clock
 from .context import profile_images, trained_profile
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
@@ -53,8 +55,9 @@ def require_device(protocol):
 def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True, cbs=()):
     """Train one variant under a protocol, or go on where an earlier call stopped.
 
-    A finished run is returned as it is recorded. A run that was made under other settings is set aside in
-    ``results/<protocol>/superseded/`` and never reused.
+    A finished run is returned as it is recorded. A run that was made under other settings, or by code that computed
+    something else (:func:`ctxnet.training.trace.run_trace`), is set aside in ``results/<protocol>/superseded/`` and never
+    reused.
 
     Args:
         protocol: from ``load_protocol``.
@@ -75,6 +78,8 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
         RuntimeError: if the device is missing.
         FloatingPointError: if the loss is no longer finite.
     """
+    from .trace import run_trace
+
     require_known("variant", variant, list_models())
     root = Path(root)
     require_device(protocol)
@@ -83,17 +88,17 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
     if protocol.held_out:
         prepared = hold_out(prepared, protocol.held_out)
-    config = identity(protocol, variant, seed, prepared.manifest_hash)
+    key = {"settings": identity(protocol, variant, seed, prepared.manifest_hash), "trace": run_trace(protocol, variant)}
     with one_writer(folder):
         remove_partials(folder)
-        _set_aside(folder, config)
+        _set_aside(folder, key)
         record = read_record(folder)
         if record is None:
-            started = time.perf_counter()
-            state = _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs)
+            clock = Clock()
+            state = _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock)
             if state is None:
                 return RunResult("paused", folder, None)
-            record = _finish(protocol, variant, seed, prepared, config, folder, state, root, started)
+            record = _finish(protocol, variant, seed, prepared, key, folder, state, root, clock)
     return RunResult("finished", folder, record)
 
 
@@ -113,28 +118,27 @@ def read_record(folder):
     return record
 
 
-def _set_aside(folder, config):
-    """Move a run made under other settings out of the way, saying what changed."""
-    old = _stored_config(folder)
-    if old is None or old == config:
+def _set_aside(folder, key):
+    """Move a run out of the way that was made under other settings or by other code, saying what changed."""
+    old = _stored_key(folder)
+    changed = "" if old is None else changes(old, key)
+    if not changed:
         return
-    keys = [key for key in sorted(old | config) if old.get(key) != config.get(key)]
-    changed = "; ".join(f"{key} {old.get(key)!r} → {config.get(key)!r}" for key in keys)
     aside = folder.parents[2] / "superseded" / f"{folder.parent.name}-{folder.name}-{stable_hash(old)[:8]}"
     aside.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name != ".lock":
             path.replace(aside / path.name)
-    print(f"{folder}: settings changed ({changed}); the earlier run is kept in {aside}")
+    print(f"{folder}: {changed}; the earlier run is kept in {aside}")
 
 
-def _stored_config(folder):
+def _stored_key(folder):
     for name in ("record.json", "weights.safetensors", "checkpoint.safetensors"):
         if (folder / name).exists():
             state = read_record(folder) if name == "record.json" else load_tensors(folder / name)[1]
             if not isinstance(state, dict) or "config" not in state:
                 raise ValueError(f"{folder / name}: no record of a run, it says no settings; {renew(folder / name)}")
-            return state["config"]
+            return {"settings": state["config"], "trace": state.get("trace")}
     return None
 
 
@@ -148,7 +152,7 @@ def network(protocol, variant, seeds, *, num_classes):
         ValueError: for a setting that this variant does not have, such as ``zero_init`` of a network of timm.
     """
     sizes = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
-    chosen = {"drop_rate": protocol.drop_rate}
+    chosen = {"drop_rate": protocol.drop_rate, "scale_head": protocol.scale_offsets}
     if isinstance(VARIANTS[variant].arch, int):
         if protocol.zero_init:
             chosen["zero_init"] = True
@@ -178,7 +182,13 @@ def initial_context(protocol, variant, seeds, images, *, num_classes):
     }
 
 
-def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs):
+def _state(key, history, spent, clock):
+    """What a checkpoint tells of a run beside its tensors."""
+    made = {"config": key["settings"], "trace": key["trace"]}
+    return made | {"history": history, "seconds": spent} | clock.stated()
+
+
+def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock):
     """Train to the last epoch; returns the learner, its history and the seconds spent, or None when out of time."""
     from ..data import loaders
     from .learner import RunProgress, build_learner, fit_epoch
@@ -197,10 +207,12 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
     if weights.exists():  # trained before; only its record is missing
         tensors, state = load_tensors(weights)
         history, spent = state["history"], state["seconds"]
+        clock.go_on(state)
         learner.model.load_state_dict(tensors)
     elif checkpoint.exists():
         state = load_checkpoint(checkpoint, learner)
         history, spent = state["history"], state["seconds"]
+        clock.go_on(state)
     batches = [len(dls.train) + len(dls.valid) * protocol.validates(epoch) for epoch in range(protocol.epochs)]
     if progress and len(history) < protocol.epochs:
         bar = RunProgress(f"{variant} seed {seed}", total=sum(batches), done=sum(batches[: len(history)]))
@@ -221,16 +233,16 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
         longest = max(longest, time.perf_counter() - started)
         spent += time.perf_counter() - started
         if epoch + 1 < protocol.epochs:
-            checkpoints.after_epoch({"config": config, "history": history, "seconds": spent})
+            checkpoints.after_epoch(_state(key, history, spent, clock))
     if not weights.exists():
-        save_tensors(weights, learner.model.state_dict(), {"config": config, "history": history, "seconds": spent})
+        save_tensors(weights, learner.model.state_dict(), _state(key, history, spent, clock))
     checkpoint.unlink(missing_ok=True)  # also one that a kill between the two left behind
     if progress and hasattr(learner, "run_progress"):
         learner.run_progress.close()
     return learner, history, spent
 
 
-def _finish(protocol, variant, seed, prepared, config, folder, state, root, started):
+def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
     """Measure the trained network and write the record, last of all files: it vouches for the others."""
     learner, history, spent = state
     if not hasattr(learner.bookkeeper, "predicted"):  # trained before
@@ -249,7 +261,7 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         provenance.collect(prepared.manifest_hash, root=root, device=protocol.device)
         | {
             "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
-            "wall_seconds": round(spent + time.perf_counter() - started, 1),
+            **clock.stated(),
             "training_seconds": round(spent, 1),
             "images_per_second": round(seen / spent, 1) if spent else None,
         },
@@ -263,8 +275,9 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         "n": len(prepared.valid_ids),
         "epochs": len(history),
         "parameters": count_parameters(model),
-        "config": config,
-        "config_hash": stable_hash(config),
+        "config": key["settings"],
+        "config_hash": stable_hash(key["settings"]),
+        "trace": key["trace"],
         "files": {name: sha256(folder / name) for name in ("context.npz", "history.csv", "predictions.csv")},
     }
     if protocol.initial_profile:
