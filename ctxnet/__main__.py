@@ -79,11 +79,11 @@ def _measure(args):
 
 
 def _report(args):
-    from .report.html import build_report
+    from .paper.html import build_report
 
     print(build_report(args.protocol, args.root))
     if args.readme:
-        from .report.tables import write_overview
+        from .paper.tables import write_overview
 
         write_overview(args.readme, args.protocol, args.root)
 
@@ -98,7 +98,7 @@ def _atlas(args):
         args.names, root=args.root, weights=args.weights, pretrained=args.pretrained, input_size=args.input_size,
         progress=not args.quiet,
     )
-    from .report.atlas import write_figures
+    from .paper.figures.atlas import write_figures
 
     *_, overview = write_figures(args.root, None if args.redraw else measured)
     print(overview.parent / "atlas.csv")
@@ -107,8 +107,8 @@ def _atlas(args):
 
 
 def _site(args):
+    from .paper.book.pdf import find_browser
     from .pipeline.stages import site
-    from .site.pdf import find_browser
 
     if not args.no_pdf:
         find_browser()  # before minutes of work
@@ -116,7 +116,7 @@ def _site(args):
 
 
 def _compare(args):
-    from .report.tables import comparison
+    from .paper.tables import comparison
 
     print(comparison(args.protocol, args.a, args.b, args.root))
 

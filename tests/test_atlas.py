@@ -18,8 +18,8 @@ from ctxnet.atlas.networks import RCAN, UNet
 from ctxnet.files import write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import atlas as drawn
-from ctxnet.report import style
+from ctxnet.paper.figures import atlas as drawn
+from ctxnet.paper.figures import style
 from ctxnet.tensors import save_tensors
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,8 @@ from test_report import fabricate, write_record
 import ctxnet
 from ctxnet.files import write_json
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import cards, records, tables
+from ctxnet.paper import cards, tables
+from ctxnet.paper import results as records
 
 REPO = Path(__file__).parents[1]
 ROWS = ["resnet50", "resnet50_perm1", "resnet50_perm3", "vit_base_patch16_224"]

@@ -8,10 +8,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ctxnet.report import diagrams, style
-from ctxnet.report import diagrams_architectures as architectures
-from ctxnet.report import diagrams_introduction as introduction
-from ctxnet.report import diagrams_method as method
+from ctxnet.paper.figures import style
+from ctxnet.paper.schematics import architectures, introduction, method
+from ctxnet.paper.schematics import thesis as diagrams
 
 NEEDS_A_LARGE_NETWORK = {"1.2", "1.3"}  # tested below, on small ones
 
@@ -207,8 +206,8 @@ def test_every_row_is_shown_over_the_photograph(tmp_path):
 
     import yaml
 
-    from ctxnet.report import explorer
-    from ctxnet.report.records import MissingRecord
+    from ctxnet.paper import sliders as explorer
+    from ctxnet.paper.results import MissingRecord
     from ctxnet.training import load_params, measure_lattice
 
     params = load_params(Path(__file__).parents[1] / "params.yaml")
@@ -233,7 +232,7 @@ def test_every_row_is_shown_over_the_photograph(tmp_path):
 
 
 def test_explorers_draw_without_a_browser():
-    from ctxnet.report import explorer
+    from ctxnet.paper import sliders as explorer
 
     assert isinstance(explorer.draw_stack(2, 3), Figure)
     widget = explorer.context_explorer()

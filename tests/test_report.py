@@ -15,7 +15,10 @@ import torch
 from ctxnet.files import sha256, write_csv, write_json, write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import claims, degradation, figures, html, records, tables
+from ctxnet.paper import claims, html, tables
+from ctxnet.paper import results as records
+from ctxnet.paper.figures import degradation
+from ctxnet.paper.figures import experiments as figures
 
 REPO = Path(__file__).parents[1]
 ROWS = [name for _, rows in tables.TABLES.values() for name in rows]

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from ctxnet.report import tables
-from ctxnet.site import build_site, chapters, made, pdf, search
+from ctxnet.paper import tables
+from ctxnet.paper.book import build_site, chapters, made, pdf, search
 
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, pdf.BROWSERS)), None)

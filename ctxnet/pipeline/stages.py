@@ -52,8 +52,8 @@ def report(protocol, root="."):
 
     The executed chapters are kept in ``results/<protocol>/notebook/``.
     """
-    from ctxnet.report.cards import write_cards
-    from ctxnet.report.html import build_report
+    from ctxnet.paper.cards import write_cards
+    from ctxnet.paper.html import build_report
     from ctxnet.training import load_protocol
 
     root = Path(root)
@@ -72,9 +72,9 @@ def site(protocol, out="site", root=".", *, pdf=False):
     Chapters are executed if they have not been since the notebooks, the code or the records changed.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.site.build_site`.
+        ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.paper.book.build_site`.
     """
-    from ctxnet.site import build_site, require_figures
+    from ctxnet.paper.book import build_site, require_figures
     from ctxnet.training import load_protocol
 
     root = Path(root)
@@ -99,7 +99,7 @@ def _summarise(protocol, root, results):
     """``metrics.json``: top-1 of each variant; ``history.csv``: the same per epoch; ``distance.csv``: mean distance per
     block of the trained networks, in percent of the side. Means over the seeds. Cells are empty past a network's last block
     and for rows without a record, since DVC draws no plot at all where a column is missing."""
-    from ctxnet.report.records import load_history, load_profile, load_records
+    from ctxnet.paper.results import load_history, load_profile, load_records
     from ctxnet.training import load_params
 
     records = load_records(protocol, root)

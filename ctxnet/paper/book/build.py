@@ -5,17 +5,16 @@ import shutil
 from pathlib import Path
 
 from ctxnet.files import write_bytes, write_text
-from ctxnet.report import claims, tables
-from ctxnet.report.html import TITLE, reading_notes, saved_figures
-from ctxnet.report.records import make_command
-from ctxnet.site import chapters, made, search
-from ctxnet.site.explorer import write_explorer
-from ctxnet.site.pdf import NAME, find_browser, print_paper
+from ctxnet.paper import claims, tables
+from ctxnet.paper.book import chapters, made, search
+from ctxnet.paper.book.explorer import write_explorer
+from ctxnet.paper.book.pdf import NAME, find_browser, print_paper
+from ctxnet.paper.html import TITLE, reading_notes, saved_figures
+from ctxnet.paper.results import make_command
 
 HERO = "4.2"  # the figure on the first page
 ATLAS = "A_atlas"
 STATIC = Path(__file__).with_name("static")
-SHARED_STYLE = Path(chapters.__file__).parents[1] / "report" / "report.css"
 MARK = "site.json"  # stands in a folder that this module made, and may therefore be replaced
 
 
@@ -27,7 +26,7 @@ def build_site(protocol, out, root=".", *, executed=None, pdf=False):
         out: folder of the site; one that exists must be empty or an earlier site.
         root: the repository.
         executed: folder of the executed chapters; None: ``results/<protocol>/notebook``.
-        pdf: also print the paper, which takes a browser (see :mod:`ctxnet.site.pdf`).
+        pdf: also print the paper, which takes a browser (see :mod:`ctxnet.paper.book.pdf`).
 
     Returns:
         Path of ``index.html``.
@@ -54,7 +53,7 @@ def build_site(protocol, out, root=".", *, executed=None, pdf=False):
 
 
 def require_figures(protocol, root="."):
-    """:func:`ctxnet.report.html.saved_figures`, which must not be empty.
+    """:func:`ctxnet.paper.html.saved_figures`, which must not be empty.
 
     Raises:
         FileNotFoundError: there are none; with the command that makes them.
@@ -87,7 +86,7 @@ class _Site:
 
     def write(self, pdf):
         out = self.out
-        for path in [*STATIC.iterdir(), SHARED_STYLE]:
+        for path in STATIC.iterdir():
             write_bytes(out / "static" / path.name, path.read_bytes())
         for figure in self.figures.values():
             for kind in (".svg", ".png") if figure["path"] else ():

@@ -18,10 +18,10 @@ import pandas as pd
 
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.report import plots, style
-from ctxnet.report.records import MissingRecord, load_initial, load_profile
-from ctxnet.report.statistics import wilson_interval
-from ctxnet.report.tables import IMAGENETTE, TABLES, table
+from ctxnet.paper.figures import plots, style
+from ctxnet.paper.results import MissingRecord, load_initial, load_profile
+from ctxnet.paper.statistics import wilson_interval
+from ctxnet.paper.tables import IMAGENETTE, TABLES, table
 from ctxnet.training import load_measure, load_protocol
 
 OTHERS = TABLES["4.6"][1]

@@ -14,9 +14,9 @@ from ctxnet.atlas.records import FOLDER, command, load_stages, read_record, read
 from ctxnet.atlas.rows import FAMILIES
 from ctxnet.files import run_folder, write_bytes
 from ctxnet.measure import ContextProfile
-from ctxnet.report import plots, style
-from ctxnet.report.records import MissingRecord
-from ctxnet.report.tables import as_markdown
+from ctxnet.paper.figures import plots, style
+from ctxnet.paper.results import MissingRecord
+from ctxnet.paper.tables import as_markdown
 
 OTHER = "your own"  # family of what is not in the table
 MARKS = dict(zip([*FAMILIES, OTHER], zip("sovPDX^*", style.PALETTE[:7] + [style.GREY], strict=True), strict=True))

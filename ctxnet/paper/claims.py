@@ -24,8 +24,8 @@ import pandas as pd
 
 from ctxnet.files import write_csv
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import statistics, tables
-from ctxnet.report.records import MissingRecord, load_initial, load_profile, load_records
+from ctxnet.paper import statistics, tables
+from ctxnet.paper.results import MissingRecord, load_initial, load_profile, load_records
 
 MARGIN = 0.5  # points of top-1; a gain below it is no help
 EARLY = 3  # blocks from the input: ResNet-50's first stage

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import statistics, tables
-from ctxnet.report.records import TRAIN_TOP1, BadRecord, load_history, load_records
-from ctxnet.report.style import BLUE, VERMILION, figure, missing_panel, styled
+from ctxnet.paper import statistics, tables
+from ctxnet.paper.figures.style import BLUE, VERMILION, figure, missing_panel, styled
+from ctxnet.paper.results import TRAIN_TOP1, BadRecord, load_history, load_records
 
 PROTOCOLS = ("degradation_full", "degradation")
 ROWS = ("plain20", "plain56", "resnet20", "resnet56")

@@ -3,7 +3,7 @@
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
-from ctxnet.report.style import INK, TEXT_WIDTH, figure
+from ctxnet.paper.figures.style import INK, TEXT_WIDTH, figure
 
 
 def canvas(height, width=TEXT_WIDTH):

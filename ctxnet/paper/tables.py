@@ -15,8 +15,8 @@ import pandas as pd
 from ctxnet.files import write_csv, write_text
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.report import statistics
-from ctxnet.report.records import (
+from ctxnet.paper import statistics
+from ctxnet.paper.results import (
     BadRecord,
     MissingRecord,
     load_initial,
@@ -101,7 +101,7 @@ def table(number, protocol, root="."):
 
     Raises:
         ValueError: for an unknown table number, or runs on different images.
-        BadRecord: see :func:`ctxnet.report.records.load_records`.
+        BadRecord: see :func:`ctxnet.paper.results.load_records`.
     """
     require_known("table", number, TABLES)
     records = load_records(protocol, root)
@@ -156,7 +156,7 @@ def read_answers(protocol, variants, records, root="."):
 
 
 def compare(a, b, rows):
-    """:class:`ctxnet.report.statistics.Comparison` of two of ``rows`` (:func:`read_answers`), A − B as shares.
+    """:class:`ctxnet.paper.statistics.Comparison` of two of ``rows`` (:func:`read_answers`), A − B as shares.
 
     Raises:
         ValueError: rows tested on different images.

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from ctxnet.naming import require_known
-from ctxnet.report.degradation import figure_2_9
-from ctxnet.report.diagrams_architectures import (
+from ctxnet.paper.figures.degradation import figure_2_9
+from ctxnet.paper.figures.style import save_figure
+from ctxnet.paper.schematics.architectures import (
     figure_2_1,
     figure_2_2,
     figure_2_3,
@@ -14,9 +15,8 @@ from ctxnet.report.diagrams_architectures import (
     figure_2_7,
     figure_2_8,
 )
-from ctxnet.report.diagrams_introduction import figure_1_1, figure_1_2, figure_1_3
-from ctxnet.report.diagrams_method import figure_3_1, figure_3_2, figure_3_3, figure_3_4
-from ctxnet.report.style import save_figure
+from ctxnet.paper.schematics.introduction import figure_1_1, figure_1_2, figure_1_3
+from ctxnet.paper.schematics.method import figure_3_1, figure_3_2, figure_3_3, figure_3_4
 
 _NOTEBOOKS = {"1": "01_introduction", "2": "02_architectures", "3": "03_method"}
 _INITIAL = "full size, 224 px, at initialisation"

@@ -16,7 +16,7 @@ from ctxnet.data.photograph import photograph
 from ctxnet.files import write_bytes, write_text
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.report.records import lattice_command
+from ctxnet.paper.results import lattice_command
 from ctxnet.training import read_record
 from ctxnet.training.lattice import COLUMNS
 

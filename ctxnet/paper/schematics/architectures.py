@@ -12,8 +12,8 @@ from torch import nn
 
 from ctxnet.blocks.encoding import relative_encoding
 from ctxnet.models.resnet import STAGES, Bottleneck, ResNet
-from ctxnet.report.drawing import arrow, box, canvas, cuboid, label, plus, shade
-from ctxnet.report.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, figure, styled
+from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, figure, styled
+from ctxnet.paper.schematics.shapes import arrow, box, canvas, cuboid, label, plus, shade
 
 INPUT = (3, 224, 224)
 

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 
 from ctxnet.files import write_text
-from ctxnet.report import claims, statistics, tables
-from ctxnet.report.figures import FIGURES
-from ctxnet.report.records import BadRecord, load_provenance, load_records, make_command, missing_variants
+from ctxnet.paper import claims, statistics, tables
+from ctxnet.paper.figures.experiments import FIGURES
+from ctxnet.paper.results import BadRecord, load_provenance, load_records, make_command, missing_variants
 
 TITLE = "Adding context into convolutional neural networks"
 CHAPTERS = {

@@ -9,7 +9,7 @@ from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
 
 from ctxnet.naming import require_known
-from ctxnet.report.style import BLUE, GREY, PALETTE, SKY, VERMILION, figure, styled
+from ctxnet.paper.figures.style import BLUE, GREY, PALETTE, SKY, VERMILION, figure, styled
 
 # The lightest tint is the receptive field without any effect; white is what cannot be reached.
 CONTEXT_MAP = LinearSegmentedColormap.from_list("context", ["#D3E4F3", SKY, BLUE, "#00264D"])

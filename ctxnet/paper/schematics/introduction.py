@@ -9,10 +9,10 @@ from torch import nn
 
 from ctxnet.models.registry import create_model
 from ctxnet.models.resnet import ResNet
-from ctxnet.report.diagrams_method import sources
-from ctxnet.report.drawing import canvas, label, shade
-from ctxnet.report.plots import CONTEXT_MAP
-from ctxnet.report.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, figure, styled
+from ctxnet.paper.figures.plots import CONTEXT_MAP
+from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, figure, styled
+from ctxnet.paper.schematics.method import sources
+from ctxnet.paper.schematics.shapes import canvas, label, shade
 
 IMAGE = 224
 

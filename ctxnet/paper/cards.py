@@ -18,8 +18,8 @@ import yaml
 from ctxnet.files import run_folder, stable_hash, write_text
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.report import html, statistics, tables
-from ctxnet.report.records import (
+from ctxnet.paper import html, statistics, tables
+from ctxnet.paper.results import (
     MissingRecord,
     load_initial,
     load_predictions,
@@ -39,8 +39,8 @@ class Shared:
 
     Attributes:
         settings: :class:`ctxnet.training.Protocol`.
-        records: as :func:`ctxnet.report.records.load_records` gives them.
-        answers: as :func:`ctxnet.report.tables.read_answers` gives them.
+        records: as :func:`ctxnet.paper.results.load_records` gives them.
+        answers: as :func:`ctxnet.paper.tables.read_answers` gives them.
         classes: number of classes; 0 where nothing has been trained.
         root: the repository.
     """
@@ -58,7 +58,7 @@ def card(protocol, variant, root="."):
     Raises:
         ValueError: for an unknown protocol or network, or runs on other images than those of ResNet-50.
         MissingRecord: the network has no finished run.
-        BadRecord: see :func:`ctxnet.report.records.load_records`.
+        BadRecord: see :func:`ctxnet.paper.results.load_records`.
     """
     require_known("row", variant, VARIANTS)
     return _text(variant, _read(protocol, [variant, tables.BASELINE], root, needed=variant))

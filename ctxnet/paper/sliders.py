@@ -20,10 +20,10 @@ from ctxnet.measure import context_profile
 from ctxnet.models.resnet import STAGES, ResNet
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.report.diagrams_architectures import trace_shapes
-from ctxnet.report.plots import plot_context
-from ctxnet.report.records import load_places
-from ctxnet.report.style import BLUE, VERMILION, figure, figure_bytes, styled
+from ctxnet.paper.figures.plots import plot_context
+from ctxnet.paper.figures.style import BLUE, VERMILION, figure, figure_bytes, styled
+from ctxnet.paper.results import load_places
+from ctxnet.paper.schematics.architectures import trace_shapes
 
 SIZE, WIDTH, IMAGES = 64, 8, 4
 BLOCKS = [f"layer{stage + 1}.{i}" for stage, count in enumerate(STAGES[50]) for i in range(count)]

@@ -6,8 +6,8 @@ from matplotlib.patches import Circle, Rectangle
 
 from ctxnet.blocks import InsertedDilatedConv, RandomDilatedConcat, SpatialPermutation
 from ctxnet.blocks.positions import permutations
-from ctxnet.report.drawing import arrow, box, canvas, cuboid, grid, label, shade
-from ctxnet.report.style import BLUE, GREEN, GREY, INK, ORANGE, PALETTE, VERMILION, figure, styled
+from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALETTE, VERMILION, figure, styled
+from ctxnet.paper.schematics.shapes import arrow, box, canvas, cuboid, grid, label, shade
 
 
 def sources(block, height, width, position):

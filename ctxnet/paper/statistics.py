@@ -59,7 +59,7 @@ def right_answers(runs):
     """The answers of one row.
 
     Args:
-        runs: one frame per seed, as :func:`ctxnet.report.records.load_predictions` gives it.
+        runs: one frame per seed, as :func:`ctxnet.paper.results.load_predictions` gives it.
 
     Returns:
         (images, right): image ids in sorted order, and bool (seeds, images).

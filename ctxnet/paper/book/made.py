@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from ctxnet import provenance
-from ctxnet.report.records import load_provenance, load_records
+from ctxnet.paper.results import load_provenance, load_records
 
 PAGE = "made.html"
 # What a figure may rest on beside the runs of its protocol: stage, provenance of its records, and data with a place on PAGE.

@@ -33,7 +33,7 @@ class Block:
 
     Attributes:
         kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``number`` of a saved one, or ``image`` as PNG
-            bytes with ``alt``; ``rests_on`` as in :func:`ctxnet.site.made.links`), "table" (``html``, ``number``),
+            bytes with ``alt``; ``rests_on`` as in :func:`ctxnet.paper.book.made.links`), "table" (``html``, ``number``),
             "widget" or "stream" (``html``).
     """
 
