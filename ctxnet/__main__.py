@@ -79,12 +79,12 @@ def _measure(args):
 
 
 def _report(args):
-    from .paper.html import build_report
+    from .paper.claims import write_claims
+    from .paper.words import write_overview, write_tables
 
-    print(build_report(args.protocol, args.root))
+    print(write_tables(args.protocol, args.root))
+    write_claims(args.protocol, args.root)
     if args.readme:
-        from .paper.tables import write_overview
-
         write_overview(args.readme, args.protocol, args.root)
 
 
@@ -116,7 +116,7 @@ def _site(args):
 
 
 def _compare(args):
-    from .paper.tables import comparison
+    from .paper.words import comparison
 
     print(comparison(args.protocol, args.a, args.b, args.root))
 
@@ -157,7 +157,7 @@ def build_parser():
     sub_measure.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
     sub_measure.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    sub_report = command("report", _report, "Gather the tables and figures of a protocol in one page.")
+    sub_report = command("report", _report, "Write the tables of a protocol from its records.")
     sub_report.add_argument("--protocol", required=True, help="a group of params.yaml")
     sub_report.add_argument("--readme", help="also renew the table of rows in this Markdown file")
 

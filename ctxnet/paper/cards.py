@@ -6,9 +6,7 @@ a date.
 """
 
 import dataclasses
-import html as markup
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +16,9 @@ import yaml
 from ctxnet.files import run_folder, stable_hash, write_text
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.paper import html, statistics, tables
+from ctxnet.paper import results, statistics, words
 from ctxnet.paper.results import (
+    BASELINE,
     MissingRecord,
     load_initial,
     load_predictions,
@@ -29,8 +28,7 @@ from ctxnet.paper.results import (
     make_command,
     measure_command,
 )
-
-DATASETS = {"imagenette": "Imagenette", "probe": "the probe set of this repository"}
+from ctxnet.paper.words import DATASETS, plain
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Shared:
     Attributes:
         settings: :class:`ctxnet.training.Protocol`.
         records: as :func:`ctxnet.paper.results.load_records` gives them.
-        answers: as :func:`ctxnet.paper.tables.read_answers` gives them.
+        answers: as :func:`ctxnet.paper.results.read_answers` gives them.
         classes: number of classes; 0 where nothing has been trained.
         root: the repository.
     """
@@ -61,7 +59,7 @@ def card(protocol, variant, root="."):
         BadRecord: see :func:`ctxnet.paper.results.load_records`.
     """
     require_known("row", variant, VARIANTS)
-    return _text(variant, _read(protocol, [variant, tables.BASELINE], root, needed=variant))
+    return _text(variant, _read(protocol, [variant, BASELINE], root, needed=variant))
 
 
 def write_cards(protocol, root="."):
@@ -82,14 +80,12 @@ def write_cards(protocol, root="."):
 
 
 def _read(protocol, variants, root, needed=None):
-    from ctxnet.training import load_protocol
-
     root = Path(root)
-    settings = load_protocol(protocol, root / "params.yaml")
+    settings = results.settings_of(protocol, root)
     records = load_records(protocol, root)
     if needed and needed not in set(records["variant"]):
         raise MissingRecord(root / "results" / protocol / "runs" / needed, make_command(protocol, needed))
-    answers = tables.read_answers(protocol, variants, records, root)
+    answers = results.read_answers(protocol, variants, records, root)
     if records.empty:
         return Shared(settings, records, answers, 0, root)
     labels = load_predictions(protocol, *records.loc[0, ["variant", "seed"]], root)["label"]
@@ -98,7 +94,8 @@ def _read(protocol, variants, root, needed=None):
 
 def _text(variant, shared):
     runs = shared.records[shared.records["variant"] == variant]
-    row = tables.row(variant, shared.records, shared.answers)
+    thesis = results.has_thesis_numbers(shared.settings)
+    row = results.row(variant, shared.records, shared.answers, thesis=thesis)
     front = yaml.safe_dump(_front(variant, shared, row), sort_keys=False, allow_unicode=True, width=1000)
     parts = [
         f"---\n{front}---",
@@ -117,11 +114,11 @@ def _text(variant, shared):
 
 def _front(variant, shared, row):
     """The front matter as a dict; accuracies in it are shares in 0 … 1."""
-    dataset = _dataset(shared.settings)
+    dataset = words.dataset(shared.settings)
     seeds = f"mean over {row['seeds']} seeds" if row["seeds"] > 1 else "one seed"
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
-        "dataset": {"type": dataset, "name": _called(shared.settings), "split": "validation"},
+        "dataset": {"type": dataset, "name": DATASETS.get(shared.settings.dataset, dataset), "split": "validation"},
         "metrics": [{"type": "accuracy", "name": f"top-1, {seeds}", "value": round(row["top1"] / 100, 4)}],
     }
     return {
@@ -137,9 +134,9 @@ def _front(variant, shared, row):
 
 def _network(variant, row):
     about = VARIANTS[variant]
-    shown = [number for number, (_, rows) in tables.TABLES.items() if variant in rows]
+    shown = sorted({number for row in VARIANTS.values() for number in row.tables} if variant == BASELINE else about.tables)
     where = f"Table{'s' if len(shown) > 1 else ''} {', '.join(shown)}"
-    if about.thesis_top1 is None:
+    if words.unknown(row["thesis_top1"]):
         thesis = f"no; ours, shown in {where}" if shown else "no"
     else:
         thesis = f"{where}: {about.thesis_top1:.2f} % top-1, {about.thesis_params:.1f} M parameters"
@@ -148,14 +145,14 @@ def _network(variant, row):
         kind = f"{about.label} for images of 32×32 pixels (He et al. 2016)"
     arguments = ", ".join(f"`{key}={value!r}`" for key, value in about.args.items())
     what = [
-        ["called", about.label],
+        ["called", plain(about.label)],
         ["in the thesis", thesis],
         ["network", kind],
         ["arguments", arguments or "none"],
         ["parameters, full size", f"{row['parameters_million']:.3f} M without the classifier"],
         ["parameters, as trained", f"{row['trained_parameters_million']:.3f} M without the classifier"],
     ]
-    return "## What it is\n\n" + tables.as_markdown(["", ""], what)
+    return "## What it is\n\n" + _facts(what)
 
 
 def _building(variant, shared):
@@ -189,18 +186,18 @@ def _is_in_timm(variant):
 
 def _training(variant, runs, shared):
     settings = dataclasses.asdict(shared.settings)
-    del settings["name"], settings["seeds"]  # the seeds that were trained are in the results
+    del settings["name"], settings["note"], settings["seeds"]  # the seeds that were trained are in the results
     if not settings["decay_epochs"]:
         del settings["decay_factor"]
-    settings["dataset"] = _dataset(shared.settings)
-    rows = [[key.replace("_", " "), str(html.setting_text(value))] for key, value in settings.items() if value]
+    settings["dataset"] = words.dataset(shared.settings)
+    rows = [[key.replace("_", " "), str(words.setting_text(value))] for key, value in settings.items() if value]
     text = f"From scratch, under protocol `{shared.settings.name}` of `params.yaml`. What is not listed is off. "
     text += "Epochs count from 0; a width of 64 is full size."
     old = [str(seed) for seed in _made_otherwise(variant, runs, shared)]
     if old:
         text += f" **These settings have changed since seed{'s' if len(old) > 1 else ''} {', '.join(old)} "
         text += f"{'were' if len(old) > 1 else 'was'} trained:** the results below belong to earlier ones."
-    return f"## How it was trained\n\n{text}\n\n" + tables.as_markdown(["setting", "value"], rows)
+    return f"## How it was trained\n\n{text}\n\n" + _table(["setting", "value"], rows)
 
 
 def _made_otherwise(variant, runs, shared):
@@ -222,46 +219,45 @@ def _results(variant, runs, row, shared):
         for run in runs.to_dict("records")
     ]
     # p_holm is a matter of a whole table; without it, cells() sets no sign of significance.
-    header, (cells,) = tables.cells(pd.DataFrame([row]).assign(p_holm=math.nan), name)
-    shown = [f"{name} %", "s.d.", "95 % interval", "seeds", "thesis %"]
-    mean = tables.as_markdown(shown, [[dict(zip(header, cells, strict=True))[key] for key in shown]], range(len(shown)))
+    header, (cells,) = words.cells(pd.DataFrame([row]).assign(p_holm=math.nan), name)
+    found = dict(zip(header, cells, strict=True))
+    shown = [key for key in (f"{name} %", "s.d.", "95 % interval", "seeds", "thesis %") if key in found]
+    mean = _table(shown, [[found[key] for key in shown]], range(len(shown)))
     seeds = f"Mean over {len(runs)} seeds; the interval covers seeds and images."
     if row["interval_over"] == "images":
-        seeds = f"{tables.IMAGES_ONLY} One seed: the interval covers the choice of images and nothing else. It does not say "
+        seeds = f"{words.IMAGES_ONLY} One seed: the interval covers the choice of images and nothing else. It does not say "
         seeds += "what another training would give."
     text = f"Top-1 in percent on the validation images of {_called(shared.settings)}, after the last epoch."
-    single = tables.as_markdown(["seed", "top-1 %", "best epoch %", "epochs", "images"], each, range(5))
+    single = _table(["seed", "top-1 %", "best epoch %", "epochs", "images"], each, range(5))
     return "\n\n".join(["## Results", text, single, mean, seeds])
 
 
 def _difference(variant, row, shared):
-    base = tables.BASELINE
+    base = BASELINE
     if variant == base:
         return f"## Compared\n\nThis is the network that the others of protocol `{shared.settings.name}` are compared with."
     if base not in shared.answers:
         return f"## Compared\n\nNot compared with `{base}`, which has no finished run in this protocol."
-    found = tables.compare(variant, base, shared.answers)
-    difference = f"{tables.points(found.difference)} points"
-    if not tables.unknown(row["thesis_difference_points"]):
-        difference += tables.minus(f" ({row['thesis_difference_points']:+.2f} in the thesis)")
+    found = results.compare(variant, base, shared.answers)
+    difference = f"{words.points(found.difference)} points"
+    if not words.unknown(row["thesis_difference_points"]):
+        difference += words.minus(f" ({row['thesis_difference_points']:+.2f} in the thesis)")
     text = f"`python -m ctxnet compare {variant} {base} --protocol {shared.settings.name}`"
     if not found.testable:
         return f"## Compared with `{base}`\n\n{text}: {difference}. No verdict: {found.verdict()}."
-    rows = [
-        ["difference", difference],
-        ["95 % interval", f"{tables.points(found.low)} to {tables.points(found.high)} points, over seeds and images"],
-        ["p", f"{tables.p_text(found.p)}, of this comparison alone"],
-        ["minimum detectable", f"{100 * found.detectable:.2f} points: 80 % power with these seeds"],
-        ["verdict", f"**{found.verdict()}**" + (f" than `{base}`" if found.p <= statistics.LEVEL else "")],
-    ]
+    said = words.compared(found)
+    del said["difference A − B"]
+    said["p"] += ", of this comparison alone"
+    verdict = f"**{found.verdict()}**" + (f" than `{base}`" if found.p <= statistics.LEVEL else "")
+    rows = [["difference", difference], *map(list, said.items()), ["verdict", verdict]]
     note = "The tables of the report correct p for the number of rows in a table, so that a close verdict can differ there."
-    return f"## Compared with `{base}`\n\n{text}\n\n{tables.as_markdown(['', ''], rows)}\n\n{note}"
+    return f"## Compared with `{base}`\n\n{text}\n\n{_facts(rows)}\n\n{note}"
 
 
 def _context(variant, runs, shared):
     from ctxnet.atlas.measures import rf_side
 
-    name, seed = shared.settings.name, int(runs["seed"].iloc[0])
+    name, seed = shared.settings.name, runs["seed"].iloc[0]
     sources = {
         "full size, at initialisation": lambda: load_initial(variant, shared.root),
         f"as trained, seed {seed}": lambda: load_profile(name, variant, seed, shared.root),
@@ -283,12 +279,12 @@ def _context(variant, runs, shared):
     header = ["network", "block", "receptive field, px", "of the image", "mean distance, px", "of the side"]
     text = "Receptive field: the longer side of the box around the pixels that the middle feature of a block can see, and "
     text += "their share of the image. Mean distance: from that feature's place, weighted by how much each pixel counts."
-    return f"## How far it looks\n\n{text}\n\n" + tables.as_markdown(header, rows, range(1, 6)) + missing
+    return f"## How far it looks\n\n{text}\n\n" + _table(header, rows, range(1, 6)) + missing
 
 
 def _limits(variant, runs, shared):
     settings = shared.settings
-    seed = int(runs["seed"].iloc[0])
+    seed = runs["seed"].iloc[0]
     folder = run_folder(settings.name, variant, seed).as_posix()
     lines = [
         "For research and teaching: to compare networks, and what their features see, under one fixed recipe.",
@@ -319,11 +315,14 @@ def _what_it_knows(settings):
             "It tells the ten classes of the probe set apart: drawn by a program, the bearing of one mark from another. Its "
             "accuracy says nothing about photographs, nor about the thesis'."
         )
-    return f"It tells the classes of {_dataset(settings)} apart and gives any other image one of their names."
+    return f"It tells the classes of {_called(settings)} apart and gives any other image one of their names."
 
 
 def _scale(settings):
-    if settings.name.startswith("thesis"):
+    full = settings.width, settings.image_size, settings.epochs
+    if not results.has_thesis_numbers(settings):
+        return ""
+    if full == (64, 224, 100):
         return ", the size of the thesis"
     return (
         "; the thesis trained full-width networks at 224 px for 100. Compare its accuracy with others of this protocol, not "
@@ -332,7 +331,7 @@ def _scale(settings):
 
 
 def _origin(variant, runs, shared):
-    found = {int(seed): load_provenance(shared.settings.name, variant, int(seed), shared.root) for seed in runs["seed"]}
+    found = {seed: load_provenance(shared.settings.name, variant, seed, shared.root) for seed in runs["seed"]}
     found = {seed: source for seed, source in found.items() if source}
     if not found:
         return "## Where it came from\n\nNo provenance was kept."
@@ -347,7 +346,7 @@ def _origin(variant, runs, shared):
         ["data manifest", _distinct(str(s.get("data_manifest")) for s in found.values())],
         ["records", f"`results/{shared.settings.name}/runs/{variant}/seed<k>/record.json`"],
     ]
-    return "## Where it came from\n\n" + tables.as_markdown(["", ""], rows)
+    return "## Where it came from\n\n" + _facts(rows)
 
 
 def _versions(source):
@@ -355,18 +354,20 @@ def _versions(source):
 
 
 def _distinct(texts):
-    """The different ones of ``texts``, as plain text: what a record says is never markup."""
-    one_line = (markup.escape(" ".join(text.split()), quote=False) for text in sorted(set(texts)))
-    return "; ".join(re.sub(r"([|`*_\[\]\\])", r"\\\1", text) for text in one_line)
-
-
-def _dataset(settings):
-    """The data set's name; of a path its last part, which says enough and names no machine."""
-    return settings.dataset if settings.dataset in DATASETS else Path(settings.dataset).name
+    return "; ".join(plain(text) for text in sorted(set(texts)))
 
 
 def _called(settings):
-    return DATASETS.get(settings.dataset, _dataset(settings))
+    """The data set within a sentence."""
+    return DATASETS.get(settings.dataset) or plain(words.dataset(settings))
+
+
+def _table(header, rows, numbers=()):
+    return words.Table(header, rows, numbers).markdown().rstrip()
+
+
+def _facts(rows):
+    return _table(["", ""], rows)
 
 
 def _code(lines, language):

@@ -24,12 +24,14 @@ import pandas as pd
 
 from ctxnet.files import write_csv
 from ctxnet.models.variants import VARIANTS
-from ctxnet.paper import statistics, tables
+from ctxnet.paper import results, statistics, words
 from ctxnet.paper.results import MissingRecord, load_initial, load_profile, load_records
 
 MARGIN = 0.5  # points of top-1; a gain below it is no help
+FILE = "tables/claims.csv"
+OTHER_DATA = "These are other data than the thesis' own; its conclusions are not tested on them."
 EARLY = 3  # blocks from the input: ResNet-50's first stage
-PLAIN = tables.BASELINE
+PLAIN = results.BASELINE
 BEST = "resnet50_random_dilated8"
 OTHER_RESNETS = [name for name, row in VARIANTS.items() if row.arch == 50 and row.thesis_top1 and name != BEST]
 
@@ -124,7 +126,7 @@ def parts(protocol, root="."):
     """
     records = load_records(protocol, root)
     wanted = {name for claim in CLAIMS for pair in claim.pairs for name in pair}
-    answers = tables.read_answers(protocol, wanted, records, root)
+    answers = results.read_answers(protocol, wanted, records, root)
     early = {name for claim in CLAIMS if claim.quantity == "early" for pair in claim.pairs for name in pair}
     distances = {name: early_distances(protocol, name, records, root) for name in early & set(answers)}
     rows = []
@@ -137,7 +139,7 @@ def parts(protocol, root="."):
                 row |= _thesis(a, b)
             if a in answers and b in answers:
                 if claim.quantity == "top1":
-                    found = tables.compare(a, b, answers)
+                    found = results.compare(a, b, answers)
                     row["n"] = len(answers[a][0])
                 else:
                     found = statistics.compare_values(distances[a], distances[b])
@@ -171,7 +173,7 @@ def early_distances(protocol, variant, records, root="."):
     """Mean distance over the first :data:`EARLY` blocks of a row's trained networks, one per seed, as shares of the image's
     side."""
     seeds = records.loc[records["variant"] == variant, "seed"]
-    return [_early(load_profile(protocol, variant, int(seed), root)) for seed in seeds]
+    return [_early(load_profile(protocol, variant, seed, root)) for seed in seeds]
 
 
 def initial_distances(root="."):
@@ -196,7 +198,7 @@ def cells(protocol, root="."):
         thesis, ours, seeds = ("\n".join(each) for each in zip(*map(_part_cells, _telling(mine)), strict=True))
         verdict = row["verdict"] + (f": {row['reason']}" if row["reason"] else "")
         claim = f"{row['claim']}\n{row['test']}"
-        rows.append([claim, row["section"], thesis, ours, seeds, tables.p_text(row["p_holm"]), verdict])
+        rows.append([claim, row["section"], thesis, ours, seeds, words.p_text(row["p_holm"]), verdict])
     return header, rows
 
 
@@ -215,18 +217,23 @@ def caption(protocol, root="."):
     return text
 
 
-def markdown(protocol, root="."):
-    """The table of claims as GitHub-flavoured Markdown."""
+def table(protocol, root="."):
+    """The claims as a :class:`ctxnet.paper.words.Table`."""
+    if not results.has_thesis_numbers(results.settings_of(protocol, root)):
+        return words.Table([], [], caption=OTHER_DATA)
     header, rows = cells(protocol, root)
     text = []
     for (claim, test), *middle, verdict in ([row[0].split("\n"), *row[1:]] for row in rows):
         middle = [cell.replace("\n", "<br>") for cell in middle]
         text.append([f"{claim}<br><small>{test}</small>", *middle, re.sub("^[^:]+", r"**\g<0>**", verdict)])
-    return "\n".join([caption(protocol, root), "", tables.as_markdown(header, text, (2, 3, 4, 5))]) + "\n"
+    rows = sorted({name for claim in CLAIMS for pair in claim.pairs for name in pair})
+    return words.Table(header, text, (2, 3, 4, 5), caption=caption(protocol, root), shows=tuple(rows), file=FILE)
 
 
 def summary(protocol, root="."):
     """How many claims hold, do not and are open, by name, as Markdown."""
+    if not results.has_thesis_numbers(results.settings_of(protocol, root)):
+        return OTHER_DATA
     found = evaluate(parts(protocol, root))
     lines = []
     for verdict, what in (("holds", "hold"), ("does not hold", "do not hold"), ("open", "are open")):
@@ -237,15 +244,17 @@ def summary(protocol, root="."):
 
 def write_claims(protocol, root="."):
     """Write ``claims.csv`` (a line per part, with the claim's verdict) into ``results/<protocol>/tables``; returns its
-    path."""
+    path, or None for data of one's own, on which the thesis says nothing."""
+    if not results.has_thesis_numbers(results.settings_of(protocol, root)):
+        return None
     found = parts(protocol, root)
     verdicts = evaluate(found).set_index("claim")
-    path = Path(root) / "results" / protocol / "tables" / "claims.csv"
+    path = Path(root) / "results" / protocol / FILE
     rows = []
     for row in found.to_dict("records"):
         about = verdicts.loc[row["claim"]]
         values = [*(row[key] for key in PART_COLUMNS), about["p_holm"], about["verdict"]]
-        rows.append(["" if tables.unknown(v) else round(v, 6) if isinstance(v, float) else v for v in values])
+        rows.append(["" if words.unknown(v) else round(v, 6) if isinstance(v, float) else v for v in values])
     write_csv(path, [*PART_COLUMNS, "claim_p_holm", "claim_verdict"], rows)
     return path
 
@@ -262,7 +271,7 @@ def _part(found, side, bound):
 
 def _thesis(a, b):
     top1s = [VARIANTS[name].thesis_top1 / 100 for name in (a, b)]
-    noise = statistics.Z95 * math.sqrt(sum(t * (1 - t) for t in top1s) / tables.IMAGENETTE)
+    noise = statistics.Z95 * math.sqrt(sum(t * (1 - t) for t in top1s) / results.IMAGENETTE)
     return {"thesis": round(100 * (top1s[0] - top1s[1]), 2), "thesis_noise": 100 * noise}
 
 
@@ -280,27 +289,27 @@ def _telling(mine):
     """The parts that a cell has room for: all of a few; else the tested ones, or the closest, and how many more."""
     if len(mine) <= 3:
         return mine
-    tested = [row for row in mine if not tables.unknown(row["p_for"])]
+    tested = [row for row in mine if not words.unknown(row["p_for"])]
     shown = sorted(tested, key=lambda row: -row["p_for"])[:3] or sorted(mine, key=_ours)[:1]
     return [row | {"named": True} for row in shown]
 
 
 def _ours(row):
-    return math.inf if tables.unknown(row["ours"]) else row["ours"]
+    return math.inf if words.unknown(row["ours"]) else row["ours"]
 
 
 def _part_cells(row):
     """(thesis, ours, seeds) of one part."""
     thesis, ours = "–", "–"
-    if not tables.unknown(row["thesis"]):
-        thesis = tables.minus(f"{row['thesis']:+.2f}") + ("\u00a0~" if abs(row["thesis"]) <= row["thesis_noise"] else "")
-    if not tables.unknown(row["ours"]):
+    if not words.unknown(row["thesis"]):
+        thesis = words.minus(f"{row['thesis']:+.2f}") + ("\u00a0~" if abs(row["thesis"]) <= row["thesis_noise"] else "")
+    if not words.unknown(row["ours"]):
         ours = f"{row['ours']:+.1f}"
-        if not tables.unknown(row["p_for"]):
+        if not words.unknown(row["p_for"]):
             ours += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
     if row.get("named"):
         ours += f" to {VARIANTS[row['b']].label}".replace(" = ", "=")
-    return thesis, tables.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}"
+    return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}"
 
 
 def _seeds(name, answers):

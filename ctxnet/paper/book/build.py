@@ -1,29 +1,31 @@
-"""Put the site together: one folder of pages that needs nothing but itself."""
+"""Put the book together: one folder of pages that needs nothing but itself."""
 
+import json
+import os
 import re
-import shutil
+import tempfile
 from pathlib import Path
 
 from ctxnet.files import write_bytes, write_text
-from ctxnet.paper import claims, tables
+from ctxnet.paper import claims, results, words
 from ctxnet.paper.book import chapters, made, search
 from ctxnet.paper.book.explorer import write_explorer
 from ctxnet.paper.book.pdf import NAME, find_browser, print_paper
-from ctxnet.paper.html import TITLE, reading_notes, saved_figures
-from ctxnet.paper.results import make_command
+from ctxnet.paper.figures import is_small_drawing
 
+TITLE = "Adding context into convolutional neural networks"
 HERO = "4.2"  # the figure on the first page
-ATLAS = "A_atlas"
+POINT = 1.7  # CSS pixels for a point of a figure: one of full text width fills the page's column
 STATIC = Path(__file__).with_name("static")
-MARK = "site.json"  # stands in a folder that this module made, and may therefore be replaced
+MARK = "site.json"  # stands in a folder that this module made, and lists what may be replaced there
 
 
 def build_site(protocol, out, root=".", *, executed=None, pdf=False):
-    """Write the site of one protocol's results into ``out``, which is replaced.
+    """Write the pages of one protocol's results into ``out``. They are built beside it and take its place when whole.
 
     Args:
         protocol: a protocol with a report.
-        out: folder of the site; one that exists must be empty or an earlier site.
+        out: folder of the site; one that exists must be empty or an earlier site, whose own files are replaced.
         root: the repository.
         executed: folder of the executed chapters; None: ``results/<protocol>/notebook``.
         pdf: also print the paper, which takes a browser (see :mod:`ctxnet.paper.book.pdf`).
@@ -33,49 +35,75 @@ def build_site(protocol, out, root=".", *, executed=None, pdf=False):
 
     Raises:
         ValueError: unknown protocol, a folder that holds something else, or damaged records; in one line.
-        FileNotFoundError: no executed chapter, or no figures yet, with the command that makes them; no browser for a PDF.
+        FileNotFoundError: no executed chapter, with the command that makes them; no browser for a PDF.
     """
-    from ctxnet.training import load_protocol
-
     root, out = Path(root), Path(out)
-    load_protocol(protocol, root / "params.yaml")
+    results.settings_of(protocol, root)
     executed = Path(executed) if executed else root / "results" / protocol / "notebook"
     found = [chapters.read_chapter(path) for path in sorted(executed.glob("*.ipynb"))]
-    figures = require_figures(protocol, root)
     if not found:
-        raise FileNotFoundError(f"{executed}: no executed chapters here; make them with: {make_command(protocol)}")
+        raise FileNotFoundError(f"{executed}: no executed chapters here; make them with: {results.make_command(protocol)}")
     browser = find_browser() if pdf else None
-    _clear(out, protocol)
-    _Site(protocol, root, out, executed, found, figures).write(pdf)
-    if pdf:
-        print_paper(out, browser)
+    old = _own_files(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+        new = Path(beside) / "site"
+        _Book(protocol, root, new, executed, found).write(pdf)
+        if pdf:
+            print_paper(new, browser)
+        names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
+        write_text(new / MARK, json.dumps({"protocol": protocol, "files": names}, indent=1) + "\n")
+        _swap(new, out, old, Path(beside))
     return out / "index.html"
 
 
-def require_figures(protocol, root="."):
-    """:func:`ctxnet.paper.html.saved_figures`, which must not be empty.
+def _own_files(out):
+    """The files of an earlier site in ``out``, as its mark lists them; [] for a new or an empty folder.
 
     Raises:
-        FileNotFoundError: there are none; with the command that makes them.
+        ValueError: for a folder that holds anything else, even one file more.
     """
-    figures = saved_figures(protocol, root)
-    if not any(figure["path"] for figure in figures.values()):
-        folder = Path(root) / "results" / protocol / "figures"
-        raise FileNotFoundError(f"{folder}: no figures here yet; make them with: {make_command(protocol)}")
-    return figures
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise ValueError(f"{out}: not a folder; name an empty or new one with --out")
+    here = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir() or path.is_symlink()}
+    if not here:
+        return []
+    try:
+        listed = [str(name) for name in json.loads((out / MARK).read_text(encoding="utf-8"))["files"]] + [MARK]
+    except (OSError, ValueError, KeyError, TypeError):
+        listed = []
+    foreign = sorted(here - set(listed))
+    if foreign:
+        raise ValueError(
+            f"{out}: holds something else than an earlier site ({foreign[0]}); name an empty or new folder with --out"
+        )
+    return sorted(here)
 
 
-class _Site:
+def _swap(new, out, old, beside):
+    """Let ``new`` take the place of ``out``, of which nothing but the files ``old`` is deleted."""
+    if out.exists():
+        aside = beside / "old"
+        os.replace(out, aside)  # whole, so that nobody sees half a site
+        for name in old:
+            (aside / name).unlink(missing_ok=True)
+        for folder in sorted((p for p in aside.rglob("*") if p.is_dir()), reverse=True):
+            folder.rmdir()
+        aside.rmdir()
+    os.replace(new, out)
+
+
+class _Book:
     """What all pages share while they are written."""
 
-    def __init__(self, protocol, root, out, executed, found, figures):
+    def __init__(self, protocol, root, out, executed, found):
         import jinja2
 
-        self.protocol, self.root, self.out, self.executed = protocol, root, out, executed
-        self.chapters, self.figures = found, figures
+        self.protocol, self.root, self.out, self.executed, self.chapters = protocol, root, out, executed, found
         self.commit, self.dirty = made.build_origin(root)
         self.origins = made.Origins(protocol, root, here=self.commit)
-        self.index = []
+        self.notes = words.reading_notes(protocol, root)
+        self.index, self.hero = [], None
         self.environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
             autoescape=True,
@@ -85,29 +113,22 @@ class _Site:
         self.environment.filters["first_sentence"] = lambda text: re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
 
     def write(self, pdf):
-        out = self.out
         for path in STATIC.iterdir():
-            write_bytes(out / "static" / path.name, path.read_bytes())
-        for figure in self.figures.values():
-            for kind in (".svg", ".png") if figure["path"] else ():
-                source = figure["path"].with_suffix(kind)
-                write_bytes(out / "figures" / source.name, source.read_bytes())
+            write_bytes(self.out / "static" / path.name, path.read_bytes())
         for path in sorted((self.root / "results" / self.protocol / "tables").glob("*.csv")):
-            write_bytes(out / "tables" / path.name, path.read_bytes())
+            write_bytes(self.out / "tables" / path.name, path.read_bytes())
         for path in sorted(self.executed.glob("*.ipynb")):
-            write_bytes(out / "notebooks" / path.name, path.read_bytes())
+            write_bytes(self.out / "notebooks" / path.name, path.read_bytes())
         cards = self._cards()
         pages = [self._chapter(number) for number in range(len(self.chapters))]
-        self._page("index.html", "index.html.j2", TITLE, pdf=NAME if pdf else "", **self._front(pages, cards))
-        self._page("made.html", "made.html.j2", "How it was made", **self._made())
-        self._page(
-            "paper.html", "paper.html.j2", TITLE, pages=pages, notes=reading_notes(self.protocol, self.root), searched=False
-        )
-        shown = write_explorer(out, self.root, self.environment, self._common("explorer.html", "Explorer"))
+        self._page("index.html", TITLE, pdf=NAME if pdf else "", **self._front(pages, cards))
+        self._page("made.html", "How it was made", **made.everything(self.root))
+        self._page("paper.html", TITLE, pages=pages, notes=self.notes, searched=False)
+        shown = write_explorer(self.out, self.root, self.environment, self._common("explorer.html", "Explorer"))
         text = "Pick a network and a block, move the position over a photograph: receptive field, effective receptive field."
         entry = {"page": "explorer.html", "title": "Explorer", "heading": "Explorer", "text": f"{text} {' '.join(shown)}"}
         self.index.append(entry)
-        write_text(out / "static" / "index.js", search.script(self.index))
+        write_text(self.out / "static" / "index.js", search.script(self.index))
 
     def _common(self, address, title, up=""):
         return {
@@ -116,10 +137,9 @@ class _Site:
             "menu": [(f"{c.name}.html", c.title) for c in self.chapters],
         }  # fmt: skip
 
-    def _page(self, address, template, title, *, searched=True, **values):
-        page = self.environment.get_template(template).render(
-            **self._common(address, title, "../" * address.count("/")), **values
-        )
+    def _page(self, address, title, *, template="", searched=True, **values):
+        template = self.environment.get_template(f"{template or address}.j2")
+        page = template.render(**self._common(address, title, "../" * address.count("/")), **values)
         write_text(self.out / address, page.rstrip() + "\n")
         if searched:
             main = page[page.index("<main") : page.index("</main>")]
@@ -129,56 +149,58 @@ class _Site:
         chapter = self.chapters[number]
         blocks = [self._block(chapter, place, block) for place, block in enumerate(chapter.blocks)]
         contents = re.findall(r'<h2 id="([^"]+)">(.*?)<a class', "".join(b["html"] for b in blocks if b["kind"] == "text"))
-        around = {
-            "previous": self.chapters[number - 1] if number else None,
-            "following": self.chapters[number + 1] if number + 1 < len(self.chapters) else None,
-        }
         values = {"name": chapter.name, "title": chapter.title, "blocks": blocks, "contents": contents}
-        self._page(f"{chapter.name}.html", "chapter.html.j2", chapter.title, chapter=values, **around)
+        self._page(
+            f"{chapter.name}.html", chapter.title, template="chapter.html", chapter=values,
+            previous=self.chapters[number - 1] if number else None,
+            following=self.chapters[number + 1] if number + 1 < len(self.chapters) else None,
+        )  # fmt: skip
         return values
 
     def _block(self, chapter, place, block):
-        """A block as the templates take it."""
-        shown = {"kind": block.kind, "html": block.html, "summary": block.summary, "number": block.number}
-        notebook = f"notebooks/{chapter.name}.ipynb"
-        figure = self.figures.get(block.number)
-        if block.kind == "figure" and figure and figure["path"]:
-            shown |= self._figure(figure, notebook)
-        elif block.kind == "figure":
-            address = f"figures/{chapter.name}-{place}.png"
-            write_bytes(self.out / address, block.image)
-            width, height = _png_size(block.image)
-            shown |= {"source": address, "alt": block.alt, "caption": "", "networks": "", "files": [], "number": ""}
-            shown |= {"width": width, "height": height}
-            shown["made"] = self.origins.links([], notebook=notebook, rests_on=block.rests_on)
-        elif block.kind == "table":
-            known = block.number in tables.TABLES
-            stem = f"tables/table_{block.number.replace('.', '_')}.csv"
-            shown["made"] = self.origins.links(tables.TABLES[block.number][1] if known else [], notebook=notebook)
-            shown["files"] = [("csv", stem)] if (self.out / stem).exists() else []
+        """A block as the templates take it, with the lines under a figure or table."""
+        facts = {"shows": (), "rests_on": ()} | block.facts
+        number = facts.get("number") or facts.get("table") or ""
+        shown = {"kind": block.kind, "html": block.html, "summary": block.summary, "number": number, "files": []}
+        if block.kind in ("figure", "table"):
+            notebook = f"notebooks/{chapter.name}.ipynb"
+            shown["made"] = self.origins.links(facts["shows"], notebook=notebook, rests_on=facts["rests_on"])
+        if block.kind == "table":
+            shown["files"] = [("csv", facts["file"])] if facts["file"] and (self.out / facts["file"]).exists() else []
+        if block.kind == "figure":
+            stem = f"figure_{number.replace('.', '_')}" if number else f"{chapter.name}-{place}"
+            shown |= self._figure(block, number, stem)
+            if number == HERO:
+                self.hero = self.hero or shown
         return shown
 
-    def _figure(self, figure, notebook):
-        """A numbered figure with the lines under it, as the templates take it."""
-        shown = {key: figure[key] for key in ("number", "caption", "alt", "width", "height", "networks")}
-        path = Path("figures", figure["path"].name)
-        shown |= {"source": path.as_posix(), "files": [(k, path.with_suffix(f".{k}").as_posix()) for k in ("svg", "png")]}
-        return shown | {"made": self.origins.links(figure["variants"], notebook=notebook, rests_on=_rests_on(figure))}
+    def _figure(self, block, number, stem):
+        """Write the files of a figure; what the templates need of it."""
+        for kind, image in block.images.items():
+            write_bytes(self.out / "figures" / f"{stem}.{kind}", image)
+        files = [(kind, f"figures/{stem}.{kind}") for kind in ("svg", "png") if kind in block.images]
+        kind = "svg" if is_small_drawing(block.images.get("svg", b"")) or "png" not in block.images else "png"
+        points = block.facts.get("points") or [0.6 * side for side in _png_size(block.images["png"])]
+        width, height = (round(POINT * float(side)) for side in points)
+        alt = block.facts.get("alt") or "Picture drawn by the code above."
+        about = {key: block.facts.get(key, "") for key in ("caption", "networks")}
+        shown = {"source": f"figures/{stem}.{kind}", "alt": alt, "width": width, "height": height}
+        return about | shown | {"files": files if number else []}
 
     def _front(self, pages, cards):
-        overview = chapters.markdown(tables.overview(self.protocol, self.root))
+        overview = chapters.markdown(words.overview(self.protocol, self.root))
         for name in cards:
             overview = overview.replace(f"<code>{name}</code>", f'<a href="cards/{name}.html"><code>{name}</code></a>')
         intro = {page["name"]: _first_paragraph(page["blocks"]) for page in pages}
-        hero = self.figures.get(HERO)
         return {
-            "hero": self._figure(hero, "") if hero and hero["path"] else None,
+            "hero": self.hero,
             "overview": overview,
             "claims": chapters.markdown(claims.summary(self.protocol, self.root)),
+            "claimed": next((c for c in reversed(self.chapters) if c.shows("file", claims.FILE)), None),
             "chapters": [(page["name"], page["title"], intro[page["name"]]) for page in pages],
-            "notes": reading_notes(self.protocol, self.root),
+            "notes": self.notes,
             "runs": self.origins.runs,
-            "atlas": f"{ATLAS}.html" if any(page["name"] == ATLAS for page in pages) else "",
+            "atlas": next((f"{c.name}.html" for c in self.chapters if c.shows("number", "A.1")), ""),
         }
 
     def _cards(self):
@@ -187,42 +209,11 @@ class _Site:
             text = path.read_text(encoding="utf-8").split("\n---\n", 1)[-1]  # without the front matter
             title = re.search(r"^# (.+)$", text, re.M)
             self._page(
-                f"cards/{path.stem}.html", "card.html.j2", title[1] if title else path.stem, body=chapters.markdown(text),
-                links=self.origins.links([path.stem], notebook="", up="../"),
+                f"cards/{path.stem}.html", title[1] if title else path.stem, template="card.html",
+                body=chapters.markdown(text), links=self.origins.links([path.stem], notebook="", up="../"),
             )  # fmt: skip
             names.append(path.stem)
         return names
-
-    def _made(self):
-        from ctxnet.training import load_params
-
-        protocols = list(load_params(self.root / "params.yaml")["protocols"])
-        return {
-            "stages": made.stages(self.root),
-            "sources": [entry | {"anchor": made.anchor(entry["commit"]), "short": made.short(entry["commit"])}
-                        for entry in made.sources(protocols, self.root)],
-            "data": made.data_sets(protocols, self.root),
-        }  # fmt: skip
-
-
-def _clear(out, protocol):
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
-        raise ValueError(f"{out}: holds something else than an earlier site; name an empty or new folder with --out")
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    write_text(out / MARK, f'{{"protocol": "{protocol}"}}\n')  # first: a site that was not finished may be replaced too
-
-
-def _rests_on(figure):
-    """What a numbered figure shows beside trained rows of the protocol."""
-    number = figure["number"]
-    if number.startswith("A."):
-        return ("atlas",)
-    if number == "2.9":
-        return ("degradation",)
-    drawn_from_records = number == "1.3" or number[0] in "45B"
-    return ("measure",) if drawn_from_records and "at initialisation" in figure["networks"] else ()
 
 
 def _ticks(text):

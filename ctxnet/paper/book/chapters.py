@@ -1,4 +1,8 @@
-"""Executed notebooks as HTML blocks: text, tables and figures as they are, code folded away."""
+"""Executed notebooks as blocks of a page: text, tables and figures as they are, code folded away.
+
+What a figure or table is, the output itself says: its metadata hold the facts that :func:`ctxnet.paper.figures.figure` and
+:class:`ctxnet.paper.words.Table` put there.
+"""
 
 import ast
 import base64
@@ -12,10 +16,6 @@ from latex2mathml.converter import convert
 from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-SHOWN = re.compile(r"""\bshow\(\s*["']([\w.]+)["']""")  # how a chapter shows a figure that has a number
-NETWORK = re.compile(r"""draw_network\(\s*["'](\w+)["']""")
-TABLE = re.compile(r"<p><strong>Table ([\w.]+)\.</strong>")
-
 
 class _Renderer(IPythonRenderer):
     """Markdown with formulas as MathML, which browsers draw and screen readers read without a script."""
@@ -24,7 +24,10 @@ class _Renderer(IPythonRenderer):
         return convert(body.strip(), display="inline")
 
     def block_math(self, body):
-        return f'<div class="formula scroll" tabindex="0">{convert(_untagged(body), display="block")}{_tag(body)}</div>'
+        tag = re.search(r"\\tag\{([^}]*)\}", body)  # MathML has no element for it
+        shown = convert(re.sub(r"\\tag\{[^}]*\}", "", body).strip(), display="block")
+        number = f'<span class="tag">({html.escape(tag[1])})</span>' if tag else ""
+        return f'<div class="formula scroll" tabindex="0">{shown}{number}</div>'
 
 
 @dataclass
@@ -32,18 +35,17 @@ class Block:
     """A piece of a chapter.
 
     Attributes:
-        kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``number`` of a saved one, or ``image`` as PNG
-            bytes with ``alt``; ``rests_on`` as in :func:`ctxnet.paper.book.made.links`), "table" (``html``, ``number``),
-            "widget" or "stream" (``html``).
+        kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``images``), "table" (``html``), "widget" or
+            "stream" (``html``).
+        images: ``{"svg" or "png": bytes}``.
+        facts: of a figure or table, as its output states them.
     """
 
     kind: str
     html: str = ""
-    number: str = ""
     summary: str = ""
-    image: bytes = b""
-    alt: str = ""
-    rests_on: tuple = ()
+    images: dict = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
 
 
 @dataclass
@@ -53,6 +55,10 @@ class Chapter:
     name: str
     title: str
     blocks: list[Block] = field(default_factory=list)
+
+    def shows(self, key, value):
+        """Whether one of its figures or tables states this fact."""
+        return any(block.facts.get(key) == value for block in self.blocks)
 
 
 def read_chapter(path):
@@ -75,7 +81,8 @@ def read_chapter(path):
         if cell.cell_type == "markdown":
             chapter.blocks.append(Block("text", html=markdown(cell.source)))
         elif cell.cell_type == "code":
-            chapter.blocks += _code(cell)
+            chapter.blocks += [_code(cell)] if cell.source.strip() else []
+            chapter.blocks += filter(None, map(_output, cell.get("outputs", ())))
     return chapter
 
 
@@ -85,66 +92,31 @@ def markdown(text):
     return re.sub(r"(<table>.*?</table>)", r'<div class="scroll" tabindex="0">\1</div>', page, flags=re.S)
 
 
+def _output(output):
+    """The block of one output of a cell; None for what readers need not see."""
+    data, facts = output.get("data", {}), output.get("metadata", {}).get("ctxnet", {})
+    images = {"png": base64.b64decode(data.get("image/png", "")), "svg": data.get("image/svg+xml", "").encode()}
+    images = {kind: image for kind, image in images.items() if image}
+    if images:
+        return Block("figure", images=images, facts=facts)
+    if "text/markdown" in data:
+        return Block("table" if "table" in facts else "text", html=markdown("".join(data["text/markdown"])), facts=facts)
+    if facts.get("widget"):
+        return Block("widget")
+    if output.get("output_type") == "stream" and output.get("name") == "stdout":
+        return Block("stream", html=html.escape(output.text))
+    return None
+
+
 def _code(cell):
-    source = cell.source.strip()
-    blocks = [Block("code", html=Highlight2HTML(pygments_lexer="python")(source), summary=_summary(cell))] if source else []
-    for output in cell.get("outputs", ()):
-        data = output.get("data", {})
-        if "image/png" in data:
-            number = SHOWN.search(source)
-            image = base64.b64decode(data["image/png"])
-            rests_on = ("atlas",) if NETWORK.search(source) else ("lattice",) if "draw_place(" in source else ()
-            found = Block("figure", number=number[1] if number else "", image=image, alt=_alt(source), rests_on=rests_on)
-            blocks.append(found)
-        elif "text/markdown" in data:
-            page = markdown("".join(data["text/markdown"]))
-            table = TABLE.search(page)
-            blocks.append(Block("table" if table else "text", html=page, number=table[1] if table else ""))
-        elif output.get("output_type") == "stream" and output.get("name") == "stdout":
-            blocks.append(Block("stream", html=html.escape(output.text)))
-        elif "VBox(" in "".join(data.get("text/plain", "")):
-            blocks.append(Block("widget"))
-    return blocks
-
-
-def _summary(cell):
-    """What the folded code is for: a reader wants to know how much was checked."""
-    tags = cell.metadata.get("tags", ())
+    """A folded cell; its summary says how much was checked."""
+    source, tags = cell.source.strip(), cell.metadata.get("tags", ())
+    shown = Highlight2HTML(pygments_lexer="python")(source)
     if "parameters" in tags or "injected-parameters" in tags:
-        return "Parameters"
-    plain = re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.M)  # IPython's own lines are no Python
+        return Block("code", html=shown, summary="Parameters")
+    plain = re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M)  # IPython's own lines are no Python
     try:
         checks = sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(plain)))
     except SyntaxError:
         checks = 0
-    return f"Code: {checks} check{'s' if checks > 1 else ''} passed" if checks else "Code"
-
-
-def _alt(source):
-    network = NETWORK.search(source)
-    if network:
-        return (
-            f"{network[1]}: on the left the mean distance over the blocks; on the right the receptive field and the "
-            "effective receptive field of up to four blocks."
-        )
-    if "draw_stack(" in source or "draw_context(" in source:
-        return (
-            "Receptive field and effective receptive field of one feature, twice: in linear and in logarithmic scale; "
-            "a circle has the mean distance as its radius."
-        )
-    if "draw_place(" in source:
-        return (
-            "On the left a photograph with the receptive field and the effective receptive field of one feature over it, "
-            "and a circle with the mean distance as its radius; on the right the mean distance over the blocks."
-        )
-    return "Picture drawn by the code above."
-
-
-def _untagged(body):
-    r"""A formula without its ``\tag{…}``, which MathML has no element for."""
-    return re.sub(r"\\tag\{[^}]*\}", "", body).strip()
-
-
-def _tag(body):
-    found = re.search(r"\\tag\{([^}]*)\}", body)
-    return f'<span class="tag">({html.escape(found[1])})</span>' if found else ""
+    return Block("code", html=shown, summary=f"Code: {checks} check{'s' if checks > 1 else ''} passed" if checks else "Code")

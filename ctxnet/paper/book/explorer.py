@@ -16,20 +16,12 @@ from ctxnet.data.photograph import photograph
 from ctxnet.files import write_bytes, write_text
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
-from ctxnet.paper.results import lattice_command
+from ctxnet.paper.results import BASELINE, OWN, TABLES, lattice_command
 from ctxnet.training import read_record
 from ctxnet.training.lattice import COLUMNS
 
 FULL_WIDTH = 64  # of a ResNet's first stage
 PHOTOGRAPH = 448  # px a side: sharp on a screen, small on a disk
-GROUPS = {
-    "4.1": "Random sparse context",
-    "4.2": "Random sparse context, higher stages",
-    "4.3": "With relative encoding",
-    "4.4": "With attention",
-    "4.5": "Dilated convolutions",
-    "4.6": "Other architectures",
-}
 
 
 def write_explorer(out, root, environment, page):
@@ -126,9 +118,10 @@ def _groups(variants):
     """``[(title, [(name, label), …]), …]`` for the list of rows."""
     groups = {}
     for variant in variants:
-        table = VARIANTS[variant].table
-        baseline = "Baseline" if variant == "resnet50" else "Not in the thesis"
-        title = f"{GROUPS.get(table, 'Thesis')} (Table {table})" if table else baseline
+        shown = VARIANTS[variant].tables
+        title = "Baseline" if variant == BASELINE else TABLES[OWN][0]
+        if shown:
+            title = f"{TABLES[shown[0]][0] if shown[0] in TABLES else 'Rows'} (Table {shown[0]})"
         groups.setdefault(title, []).append((variant, VARIANTS[variant].label))
     return list(groups.items())
 

@@ -76,7 +76,8 @@ def sources(protocols, root="."):
             entry["versions"].add(", ".join(f"{k} {v}" for k, v in sorted((about.get("versions") or {}).items()) if v))
             entry["minutes"] += (about.get("wall_seconds") or 0) / 60
     for entry in found.values():
-        entry["subject"] = (entry["commit"] and provenance.subject(entry["commit"], root)) or ""
+        known = re.fullmatch(r"[0-9a-f]{40}", str(entry["commit"]))  # anything else would be an option of git
+        entry["subject"] = (known and provenance.subject(entry["commit"], root)) or ""
         entry["machines"], entry["versions"] = sorted(entry["machines"]), sorted(entry["versions"])
     return sorted(found.values(), key=lambda entry: (-sum(entry["what"].values()), str(entry["commit"])))
 
@@ -144,9 +145,21 @@ class Origins:
         return lines
 
 
+def everything(root="."):
+    """What the page about origins shows."""
+    from ctxnet.training import load_params
+
+    protocols = list(load_params(Path(root) / "params.yaml")["protocols"])
+    found = sources(protocols, root)
+    listed = [entry | {"anchor": anchor(entry["commit"]), "short": short(entry["commit"])} for entry in found]
+    return {"stages": stages(root), "sources": listed, "data": data_sets(protocols, root)}
+
+
 def short(commit):
-    return commit[:10] if commit else "outside a checkout"
+    """The first ten digits of a commit; what is none (a record may say anything) is shown as it is, in part."""
+    return "outside a checkout" if not commit else str(commit)[:10]
 
 
 def anchor(commit):
-    return f"commit-{commit[:10]}" if commit else "commit-none"
+    """Where a commit is on :data:`PAGE`; letters and digits only, whatever a record says."""
+    return f"commit-{re.sub(r'[^0-9A-Za-z]', '', str(commit))[:10]}" if commit else "commit-none"

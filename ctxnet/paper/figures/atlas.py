@@ -14,9 +14,9 @@ from ctxnet.atlas.records import FOLDER, command, load_stages, read_record, read
 from ctxnet.atlas.rows import FAMILIES
 from ctxnet.files import run_folder, write_bytes
 from ctxnet.measure import ContextProfile
-from ctxnet.paper.figures import plots, style
+from ctxnet.paper.figures import figure, plots, style
 from ctxnet.paper.results import MissingRecord
-from ctxnet.paper.tables import as_markdown
+from ctxnet.paper.words import Table, plain
 
 OTHER = "your own"  # family of what is not in the table
 MARKS = dict(zip([*FAMILIES, OTHER], zip("sovPDX^*", style.PALETTE[:7] + [style.GREY], strict=True), strict=True))
@@ -41,14 +41,18 @@ def load(name, root="."):
     return read_record(folder), load_stages(folder / "stages.npz")
 
 
-@style.styled
+@figure(
+    "", rests_on=("atlas",),
+    alt="{name}: on the left the mean distance over the blocks; on the right the receptive field and the effective "
+    "receptive field of up to four blocks.",
+)  # fmt: skip
 def draw_network(name, root="."):
     """One network: how far each block looks, and what its four stages can see and do use.
 
     Returns:
         The figure. Without a record, one that says how to make it.
     """
-    fig = style.figure(height=2.0)
+    fig = style.new_figure(height=2.0)
     try:
         record, profile = load(name, root)
     except MissingRecord as missing:
@@ -94,7 +98,13 @@ def _curve(ax, record, root):
         ax.legend(fontsize=6.2, loc="upper left", borderaxespad=0.1, handlelength=1.4, labelspacing=0.2)
 
 
-@style.styled
+@figure(
+    "A.1", rests_on=("atlas",), networks="full size, at initialisation",
+    caption="The atlas: parameters against the mean distance at the last block and against the share of the image's pixels "
+    "that hold 90 % of its effective receptive field.",
+    alt="Two scatter plots with a logarithmic horizontal axis of parameters and one labelled point per network. Most "
+    "networks lie between 28 and 39 % of the side; AlexNet, VGG, ConvNeXt, ResMLP and super-resolution lie far below.",
+)  # fmt: skip
 def draw_overview(root="."):
     """All networks: parameters against the mean distance at the last block and, beside it, against the share of the
     image's pixels that hold 90 % of its effective receptive field.
@@ -103,7 +113,7 @@ def draw_overview(root="."):
         The figure. Without any record, one that says how to make them.
     """
     records = read_records(root)
-    fig = style.figure(width=11, height=7.4)
+    fig = style.new_figure(width=11, height=7.4)
     if not records:
         style.missing_panel(fig.subplots(), command())
         return fig
@@ -213,7 +223,7 @@ def _crossed(box, lines):
 
 
 def table(root=".", names=None):
-    """The atlas as a Markdown table; networks without a record show the command that measures them.
+    """The atlas as a table; networks without a record show the command that measures them.
 
     The last column is the speed of forward passes on the machine that measured (its provenance, not its record).
 
@@ -230,14 +240,15 @@ def table(root=".", names=None):
         record = records[name]
         row = summary(record, name, root)
         first = record["distance"][0]
-        cells = [row["label"], row["family"] or OTHER, row["size_px"], f"{row['parameters'] / 1e6:.3g}"]
+        cells = [plain(row["label"]), row["family"] or OTHER, row["size_px"], f"{row['parameters'] / 1e6:.3g}"]
         cells += [f"{row['multiply_adds'] / 1e9:.3g}", f"{row['whole_image_from_block']} of {row['blocks']}".lstrip(" ")]
         if row["whole_image_from_block"] == "":
             cells[-1] = f"none of {row['blocks']}"
         shares = ["" if first is None else first / row["size_px"], row["distance_share"]]
         shares += [row[f"erf{part}_share"] for part in (50, 90, 99)] + [row["small_distance_share"]]
         lines.append([*map(str, cells), *(_percent(share) for share in shares), _speed(name, root)])
-    return as_markdown(header, lines, range(2, len(header))) if lines else f"No record yet: `{command()}`"
+    return Table(header, lines, range(2, len(header)), rests_on=("atlas",),
+                 caption="" if lines else f"No record yet: `{command()}`")  # fmt: skip
 
 
 def _speed(name, root):

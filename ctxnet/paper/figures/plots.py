@@ -9,7 +9,7 @@ from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
 
 from ctxnet.naming import require_known
-from ctxnet.paper.figures.style import BLUE, GREY, PALETTE, SKY, VERMILION, figure, styled
+from ctxnet.paper.figures.style import BLUE, GREY, PALETTE, SKY, VERMILION, new_figure, styled
 
 # The lightest tint is the receptive field without any effect; white is what cannot be reached.
 CONTEXT_MAP = LinearSegmentedColormap.from_list("context", ["#D3E4F3", SKY, BLUE, "#00264D"])
@@ -160,7 +160,7 @@ def _array(values):
 
 def _axes(ax, width=3.0, height=3.0):
     if ax is None:
-        ax = figure(width=width, height=height).subplots()
+        ax = new_figure(width=width, height=height).subplots()
     return ax
 
 

@@ -1,9 +1,10 @@
 """One look for every figure, and one way to write a figure so that equal figures give equal bytes.
 
-Figures are made by :func:`figure` without pyplot: nothing is registered globally, shown twice in a
-notebook or has to be closed. A notebook shows one by ending a cell with it, after ``%matplotlib inline``.
+Figures are made by :func:`new_figure` without pyplot: nothing is registered globally, shown twice in a notebook or has to
+be closed. A notebook shows one by ending a cell with it.
 """
 
+import base64
 import functools
 import io
 import os
@@ -11,8 +12,6 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-
-from ctxnet.files import write_bytes, write_json
 
 # Okabe and Ito's palette: distinguishable with any common colour blindness, and in order of use.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"]
@@ -69,11 +68,29 @@ def styled(function):
     return wrapper
 
 
+class Sheet(Figure):
+    """A matplotlib figure that shows itself in a notebook, with its facts (:func:`ctxnet.paper.figures.figure`)."""
+
+    facts = {}
+
+    def svg(self):
+        return figure_bytes(self, "svg")
+
+    def png(self):
+        return figure_bytes(self, "png")
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        shown = {"text/plain": repr(self), "image/png": base64.b64encode(self.png()).decode()}
+        if self.facts.get("number"):
+            shown["image/svg+xml"] = self.svg().decode()
+        return shown, {"ctxnet": self.facts}
+
+
 @styled
-def figure(width=TEXT_WIDTH, height=3.0, **kwargs):
-    """A new ``matplotlib.figure.Figure`` of ``width`` × ``height`` inches in the project's style."""
+def new_figure(width=TEXT_WIDTH, height=3.0, **kwargs):
+    """An empty :class:`Sheet` of ``width`` × ``height`` inches in the project's style."""
     kwargs.setdefault("layout", "constrained")
-    return Figure(figsize=(width, height), **kwargs)
+    return Sheet(figsize=(width, height), **kwargs)
 
 
 def missing_panel(ax, command, what="No record yet."):
@@ -113,22 +130,3 @@ def figure_bytes(fig, kind="svg", dpi=170):
     fig.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     data = buffer.getvalue()
     return b"\n".join(line.rstrip() for line in data.splitlines()) + b"\n" if kind == "svg" else data
-
-
-def save_figure(fig, number, *, caption, alt, notebook, folder, networks=""):
-    """Write ``figure_4_1.svg``, ``.png`` and ``.json`` for number ``"4.1"``; returns the SVG's path.
-
-    Args:
-        number: the thesis' number, such as ``"4.1"`` or ``"B.2"``.
-        caption, alt: one sentence or two each; ``alt`` says what is seen to somebody who cannot see it.
-        notebook: the notebook that made it, relative to the root.
-        folder: where to, usually ``results/<protocol>/figures``.
-        networks: which networks were drawn, e.g. ``"full size, 224 px, at initialisation"``.
-    """
-    stem = Path(folder) / f"figure_{number.replace('.', '_')}"
-    write_bytes(stem.with_suffix(".svg"), figure_bytes(fig, "svg"))
-    write_bytes(stem.with_suffix(".png"), figure_bytes(fig, "png"))
-    record = {"number": number, "caption": caption, "alt": alt, "networks": networks}
-    record["notebook"] = str(notebook)
-    write_json(stem.with_suffix(".json"), record)
-    return stem.with_suffix(".svg")

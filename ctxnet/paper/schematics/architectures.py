@@ -12,7 +12,8 @@ from torch import nn
 
 from ctxnet.blocks.encoding import relative_encoding
 from ctxnet.models.resnet import STAGES, Bottleneck, ResNet
-from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, figure, styled
+from ctxnet.paper.figures import figure
+from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure
 from ctxnet.paper.schematics.shapes import arrow, box, canvas, cuboid, label, plus, shade
 
 INPUT = (3, 224, 224)
@@ -104,10 +105,15 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
     return tuple(rows)
 
 
-THESIS_GFLOPS = {18: 1.8, 34: 3.6, 50: 3.8, 101: 7.6, 152: 11.3}
 
 
-@styled
+
+@figure(
+    "2.1", networks="ResNet-18/34/50/101/152, 1000 classes",
+    caption="Configurations of the residual networks at 224 px, measured on the models: output sizes, blocks, "
+    "parameters with the 1000-way classifier, and multiply-adds of one image.",
+    alt="A table with one column per network, ResNet-18, 34, 50, 101 and 152; ResNet-50 is highlighted.",
+)  # fmt: skip
 def figure_2_1():
     """Configurations of the residual networks, as a table computed from the models."""
     rows = resnet_table()
@@ -163,7 +169,13 @@ def figure_2_1():
 # ---------------------------------------------------------------- 2.2
 
 
-@styled
+@figure(
+    "2.2", networks="ResNet-50",
+    caption="Bottleneck block, with the shapes of the second block of layer 1: 1×1 to a quarter of the channels, 3×3, "
+    "1×1 back, plus the input. The dashed slot is where the blocks of chapter 3 go.",
+    alt="From left to right a deep box, two shallow boxes and a deep box with convolutions between them; a line leads "
+    "from the input over all of them to a plus sign at the end.",
+)  # fmt: skip
 def figure_2_2():
     """A bottleneck block, drawn from the shapes at the second block of layer 1."""
     model = _meta(ResNet, 50)
@@ -223,7 +235,13 @@ def figure_2_2():
 # ---------------------------------------------------------------- 2.3
 
 
-@styled
+@figure(
+    "2.3", networks="ViT-B/16",
+    caption="Vision transformer with the shapes of ViT-B/16: 14×14 patches of 16×16 pixels, a class token, learned "
+    "position encodings, 12 encoder blocks.",
+    alt="Left: an image cut into patches that become a row of tokens which enter the encoder. Right: one encoder "
+    "block with attention, a multilayer perceptron and two shortcuts.",
+)  # fmt: skip
 def figure_2_3():
     """The vision transformer with the shapes of ViT-B/16."""
     vit = _timm_meta("vit_base_patch16_224")
@@ -369,7 +387,12 @@ def attention_shapes():
     }
 
 
-@styled
+@figure(
+    "2.4", networks="ViT-B/16",
+    caption="Multi-head self-attention with the shapes of ViT-B/16, and what one head computes.",
+    alt="Left: three linear maps feed twelve attention heads whose outputs are concatenated and mapped once more. "
+    "Right: Q times K transposed, divided by 8, softmax, times V.",
+)  # fmt: skip
 def figure_2_4():
     """Multi-head self-attention: the heads on the left, what one head does on the right."""
     s = attention_shapes()
@@ -434,7 +457,12 @@ def figure_2_4():
 # ---------------------------------------------------------------- 2.5
 
 
-@styled
+@figure(
+    "2.5", networks="ViT-B/16",
+    caption="The learned linear map from the tokens z to the queries Q, keys K and values V of all heads, drawn to "
+    "scale.",
+    alt="A low matrix z times a wide matrix of three parts equals three low matrices; one row is marked in each.",
+)  # fmt: skip
 def figure_2_5():
     """The linear map from the token matrix z to Q, K and V, drawn to scale."""
     s = attention_shapes()
@@ -520,7 +548,13 @@ def sinusoidal_encoding(side=14, dim=768):
     return relative_encoding(np.stack([rows, columns]), dim)
 
 
-@styled
+@figure(
+    "2.6", networks="2-D sinusoidal encoding",
+    caption="Cosine similarity of the encoding of one patch with those of all others, for the 2-D sinusoidal encoding "
+    "of equations (4)–(7) with 768 channels on 14×14 patches. (Learned encodings need a pretrained transformer.)",
+    alt="A mosaic of small maps, each brightest at its own patch and along that patch's row and column, and one "
+    "enlarged.",
+)  # fmt: skip
 def figure_2_6(side=14, dim=768):
     """How similar the encoding of each position is to that of every other one."""
     encoding = sinusoidal_encoding(side, dim)
@@ -531,7 +565,7 @@ def figure_2_6(side=14, dim=768):
     for i, r in enumerate(shown):
         for j, c in enumerate(shown):
             mosaic[i * step : i * step + side, j * step : j * step + side] = similarity[r, c]
-    fig = figure(height=3.1)
+    fig = new_figure(height=3.1)
     tiles, ax = fig.subplots(1, 2, width_ratios=[1, 1])
     tiles.imshow(mosaic, cmap="viridis", vmin=similarity.min(), vmax=1)
     ticks = np.arange(len(shown)) * step + side / 2
@@ -561,7 +595,13 @@ def figure_2_6(side=14, dim=768):
 # ---------------------------------------------------------------- 2.7
 
 
-@styled
+@figure(
+    "2.7", networks="HRNet-W18",
+    caption="HRNet-W18: every stage keeps the resolutions it has and adds one of half the size, which starts from the "
+    "lowest; after every module each resolution is fed by all others.",
+    alt="Four stages from left to right with one, two, three and four rows of maps, joined by level, falling and "
+    "rising arrows.",
+)  # fmt: skip
 def figure_2_7():
     """The parallel branches of HRNet-W18, with the shapes at the end of every stage."""
     model = _timm_meta("hrnet_w18")
@@ -645,7 +685,13 @@ def exchange(stage="stage3"):
     return words
 
 
-@styled
+@figure(
+    "2.8", networks="HRNet-W18",
+    caption="How resolutions meet at the end of stage 3 of HRNet-W18: down by 3×3 convolutions of stride 2, up by a "
+    "1×1 convolution and enlargement. The thesis says bilinear; the implementation measured here repeats the nearest "
+    "value.",
+    alt="Three panels, one per target resolution; in each, three inputs are brought to one size and added.",
+)  # fmt: skip
 def figure_2_8():
     """What happens on the way between resolutions at the end of stage 3."""
     shapes = _timm_shapes("hrnet_w18")["stage3"][1]

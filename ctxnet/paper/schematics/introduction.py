@@ -9,8 +9,9 @@ from torch import nn
 
 from ctxnet.models.registry import create_model
 from ctxnet.models.resnet import ResNet
+from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.plots import CONTEXT_MAP
-from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, figure, styled
+from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, new_figure
 from ctxnet.paper.schematics.method import sources
 from ctxnet.paper.schematics.shapes import canvas, label, shade
 
@@ -33,7 +34,11 @@ def stacked_fields(layers=2, kernel=3, side=7):
     return [sources(nn.Sequential(*convs[:n]), side, side, centre) for n in range(layers + 1)]
 
 
-@styled
+@figure(
+    "1.1", networks="two 3×3 convolutions",
+    caption="Receptive field of one feature of layer 2 after two 3×3 convolutions: 9 features of layer 1, 25 pixels.",
+    alt="Three grids side by side: 25 marked cells in the input, 9 in layer 1, one in layer 2, joined by lines.",
+)  # fmt: skip
 def figure_1_1(side=7):
     """Receptive field of one feature after two 3×3 convolutions: 9 features, 25 pixels."""
     fields = stacked_fields(side=side)[::-1]
@@ -144,7 +149,14 @@ def noise_images(n, size=IMAGE, seed=0):
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-@styled
+@figure(
+    "1.2", networks="ViT-B/16 and ResNet-50, full size, 224 px, at initialisation",
+    caption="Growth of context with depth. a) Mean attention distance of each of the 12 heads in each block of "
+    "ViT-B/16, at initialisation: before training every head weighs all patches almost alike; heads that look near "
+    "are learned. b) Side of the receptive field at the end of the 16 blocks of ResNet-50, by layer arithmetic.",
+    alt="Left: all dots lie on a level line near 116 px. Right: a curve rising from 19 px at block 1 to 427 px at "
+    "block 16, past the image's 224 px at block 12.",
+)  # fmt: skip
 def figure_1_2(vit=None, images=None):
     """Growth of context: attention distance of every head of ViT-B/16, and receptive field of ResNet-50.
 
@@ -157,7 +169,7 @@ def figure_1_2(vit=None, images=None):
     heads = attention_distance(vit, noise_images(2) if images is None else images)
     with torch.device("meta"):
         sizes = list(field_sizes(ResNet(50)).values())
-    fig = figure(height=2.9)
+    fig = new_figure(height=2.9)
     left, right = fig.subplots(1, 2)
     depth = np.repeat(np.arange(1, len(heads) + 1), heads.shape[1])
     grid, patch = vit.patch_embed.grid_size[0], vit.patch_embed.patch_size[0]
@@ -215,12 +227,18 @@ def resnet50_profile(root=".", layer="layer2.3"):
     return tuple(np.asarray(part[i]) for part in (profile.rf, profile.erf, profile.center))
 
 
-@styled
+@figure(
+    "1.3", rests_on=("measure",), networks="ResNet-50, full size, 224 px, at initialisation",
+    caption="Receptive field and effective receptive field of the middle feature at the end of layer 2 of ResNet-50. "
+    "Most of the gradient falls in the middle of the receptive field; summed over rows it is close to a normal curve.",
+    alt="Left: a square of 91 px in the middle of the image. Middle: the same square with a dark blot in its centre "
+    "that fades outwards. Right: a bell-shaped curve of column sums with a fitted normal curve.",
+)  # fmt: skip
 def figure_1_3(root="."):
     """Receptive field and effective receptive field at the end of layer 2 of ResNet-50."""
     rf, erf, centre = resnet50_profile(root)
     size = rf.shape[1]
-    fig = figure(height=2.55)
+    fig = new_figure(height=2.55)
     left, middle, right = fig.subplots(1, 3, width_ratios=[1, 1, 1.15])
     for ax, image, title in (
         (left, np.where(rf, 1.0, np.nan), "receptive field"),

@@ -6,7 +6,8 @@ from matplotlib.patches import Circle, Rectangle
 
 from ctxnet.blocks import InsertedDilatedConv, RandomDilatedConcat, SpatialPermutation
 from ctxnet.blocks.positions import permutations
-from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALETTE, VERMILION, figure, styled
+from ctxnet.paper.figures import figure
+from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALETTE, VERMILION, new_figure
 from ctxnet.paper.schematics.shapes import arrow, box, canvas, cuboid, grid, label, shade
 
 
@@ -44,7 +45,13 @@ def sparse_connections(k=3, height=4, width=6, start=None, layers=("layer1.0", "
     return steps
 
 
-@styled
+@figure(
+    "3.1", networks="permutations of layer1.0 and layer1.1, k = 3",
+    caption="Random sparse connections of one position over two layers, from the indices of real blocks with three "
+    "permutations on a 4×6 map: 15 connections besides the straight ones. (With 1×1 convolutions only.)",
+    alt="Three rows of circles; one filled circle on top is joined to four in the middle row, and those to fourteen "
+    "in the lowest.",
+)  # fmt: skip
 def figure_3_1(k=3, height=4, width=6):
     """How the context of one position grows over two 1×1 convolutions with random sparse connections."""
     start = height * width // 2 + width // 2
@@ -88,7 +95,13 @@ def figure_3_1(k=3, height=4, width=6):
 # ---------------------------------------------------------------- 3.2
 
 
-@styled
+@figure(
+    "3.2", networks="permutations of layer1.0, k = 2",
+    caption="The slot of a bottleneck filled by two permuted copies, from a real block's indices on a 2×2 map. The "
+    "last 1×1 convolution takes three times the channels and gives as many as before.",
+    alt="A cube with four lettered cells is copied three times, twice with its cells in another order; the copies are "
+    "stacked and enter a 1×1 convolution.",
+)  # fmt: skip
 def figure_3_2(k=2, side=2, channels=64):
     """A bottleneck's slot filled by k permuted copies, on a 2×2 map."""
     block = SpatialPermutation(1, k=k, layer="layer1.0")
@@ -206,10 +219,14 @@ def _kernel_legend(fig, *, previous=False):
     )
 
 
-@styled
+@figure(
+    "3.3", networks="3×3 convolutions with d = 2 and 3",
+    caption="Positions that a 3×3 convolution with dilation 2 and 3 reads.",
+    alt="Two grids: nine positions on a regular lattice around the ordinary 3×3 window, wider apart on the right.",
+)  # fmt: skip
 def figure_3_3(dilations=(2, 3), side=11):
     """Which positions a dilated 3×3 convolution reads, for two dilations."""
-    fig = figure(height=3.4)
+    fig = new_figure(height=3.4)
     centre = (side // 2, side // 2)
     for ax, d in zip(fig.subplots(1, len(dilations)), dilations, strict=True):
         conv = InsertedDilatedConv(1, d=d).conv
@@ -219,11 +236,16 @@ def figure_3_3(dilations=(2, 3), side=11):
     return fig
 
 
-@styled
+@figure(
+    "3.4", networks="offsets of layer1.0, k = 8, d = 4",
+    caption="Positions that a random dilated convolution with k = 8, d = 4 reads at two consecutive positions, from a "
+    "real block's offsets: irregular, but the same shape everywhere.",
+    alt="Two grids with the same eight scattered dots around the centre, on the right moved by one column.",
+)  # fmt: skip
 def figure_3_4(k=8, d=4, side=13):
     """Which positions a random dilated convolution reads at two consecutive positions."""
     block = RandomDilatedConcat(1, k=k, d=d, layer="layer1.0")
-    fig = figure(height=3.4)
+    fig = new_figure(height=3.4)
     row, column = side // 2, side // 2 - 1
     for step, ax in enumerate(fig.subplots(1, 2)):
         centre = (row, column + step)

@@ -3,12 +3,12 @@
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
-from ctxnet.paper.figures.style import INK, TEXT_WIDTH, figure
+from ctxnet.paper.figures.style import INK, TEXT_WIDTH, new_figure
 
 
 def canvas(height, width=TEXT_WIDTH):
     """A figure of ``width`` × ``height`` inches and one empty axes over all of it; returns both."""
-    fig = figure(width, height, layout="none")
+    fig = new_figure(width, height, layout="none")
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
     ax.axis("off")
