@@ -45,7 +45,8 @@ def executed(folder):
         new_code_cell("plt.plot(x)", outputs=[new_output(**result, data={"image/png": PIXEL})]),
         new_code_cell("x = 1\nassert x\nassert x == 1"),
         new_code_cell(
-            "%matplotlib inline\nexplorer()", outputs=[new_output(**result, data={"text/plain": "VBox(children=())"}, metadata={"ctxnet": {"widget": True}})]
+            "%matplotlib inline\nexplorer()",
+            outputs=[new_output(**result, data={"text/plain": "VBox()"}, metadata={"ctxnet": {"widget": True}})],
         ),
         new_markdown_cell("## 4.3 Table\n\n### Quagga\n\nOnly here stands the word quagga."),
         new_code_cell("t", outputs=[shown(words.table("4.1", "small", ROOT))]),

@@ -162,7 +162,8 @@ class _Book:
         facts = {"shows": (), "rests_on": ()} | block.facts
         number = facts.get("number") or facts.get("table") or ""
         shown = {"kind": block.kind, "html": block.html, "summary": block.summary, "number": number, "files": []}
-        if block.kind in ("figure", "table"):
+        shown["made"] = []
+        if block.kind == "figure" or facts["shows"] or facts["rests_on"]:
             notebook = f"notebooks/{chapter.name}.ipynb"
             shown["made"] = self.origins.links(facts["shows"], notebook=notebook, rests_on=facts["rests_on"])
         if block.kind == "table":
