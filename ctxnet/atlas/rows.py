@@ -127,7 +127,7 @@ def _cifar(name, label):
 # ResNet the identity at first, so that its blocks would use no context at all.
 _ONE = {"zero_init_last": False}
 _SEGMENTED = r"backbone\.layer\d\.\d+|classifier\.[04]"
-THESIS = [name for name, variant in VARIANTS.items() if variant.table or variant.args or name == "resnet50"]
+THESIS = [name for name, variant in VARIANTS.items() if variant.tables or name == "resnet50"]
 
 ROWS = {
     "lenet5": _own("LeNet-5", "classical", LeNet5, 32, "LeCun et al. 1998"),
