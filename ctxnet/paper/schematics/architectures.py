@@ -7,14 +7,13 @@ import functools
 
 import numpy as np
 import torch
-from matplotlib.patches import Rectangle
 from torch import nn
 
 from ctxnet.blocks.encoding import relative_encoding
-from ctxnet.models.resnet import STAGES, Bottleneck, ResNet
+from ctxnet.models.resnet import STAGES, ResNet
 from ctxnet.paper.figures import figure
-from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure
-from ctxnet.paper.schematics.shapes import arrow, box, canvas, cuboid, label, plus, shade
+from ctxnet.paper.figures.style import BLUE, INK, VERMILION, new_figure
+from ctxnet.paper.schematics.shapes import Drawing, canvas, label, shade
 
 INPUT = (3, 224, 224)
 
@@ -179,57 +178,10 @@ def figure_2_1():
 def figure_2_2():
     """A bottleneck block, drawn from the shapes at the second block of layer 1."""
     model = _meta(ResNet, 50)
-    block, name = model.layer1[1], "layer1.1"
-    assert isinstance(block, Bottleneck)
-    shapes = trace_shapes(model)
-    fig, ax = canvas(2.35)
-    size, y = 0.58, 0.62
-    depth = {64: 0.2, 256: 0.6}
-    centre = y + size / 2 + 0.05
-
-    def tensor(x, shape, colour):
-        channels, height, _ = shape
-        right, _ = cuboid(ax, x, y, size, size, depth[channels], colour=colour)
-        label(ax, x + size / 2, y - 0.13, f"{channels} channels", size=7.5)
-        label(ax, x + size / 2, y - 0.28, f"{height}×{height}", size=7.5, color=GREY)
-        return right
-
-    steps = [("conv1", "bn1", True), ("conv2", "bn2", True), ("conv3", "bn3", False)]
-    right = tensor(0.14, shapes[f"{name}.conv1"][0], GREY)
-    start, x = right, right
-    for conv, _, relu in steps:
-        module = getattr(block, conv)
-        k = module.kernel_size[0]
-        colour = VERMILION if k > 1 else BLUE
-        if conv == "conv3":
-            slot, x = x + 0.19, x + 0.22
-            arrow(ax, (x - 0.2, centre), (x + 0.16, centre), head=False)
-        arrow(ax, (x + 0.05, centre), (x + 0.16, centre), head=False)
-        text = f"{k}×{k}\nconv" + ("\nBN\nReLU" if relu else "\nBN")
-        box(ax, x + 0.37, centre, 0.42, 0.72, text, colour=colour, size=7.5)
-        arrow(ax, (x + 0.58, centre), (x + 0.72, centre))
-        x = tensor(x + 0.75, shapes[f"{name}.{conv}"][1], colour)
-    join = x + 0.24
-    arrow(ax, (x + 0.05, centre), (join - 0.11, centre))
-    plus(ax, join, centre)
-    top = 1.98
-    arrow(
-        ax,
-        (start + 0.06, centre),
-        (start + 0.06, top),
-        (join, top),
-        (join, centre + 0.11),
-        colour=GREEN,
-        width=1.3,
-    )
-    label(ax, (start + join) / 2, top + 0.14, "shortcut: the input itself", color=shade(GREEN, -0.3))
-    arrow(ax, (join + 0.11, centre), (join + 0.24, centre), head=False)
-    label(ax, join + 0.2, centre + 0.16, "ReLU", size=7.5, ha="left")
-    arrow(ax, (join + 0.11, centre), (join + 0.5, centre))
-    box(ax, slot, centre, 0.12, 0.5, colour=PURPLE, dashed=True)
-    arrow(ax, (slot, 0.2), (slot, centre - 0.27), colour=PURPLE, dashed=True)
-    label(ax, slot, 0.1, "context slot (chapter 3)", color=shade(PURPLE, -0.25), size=7.5)
-    return fig
+    block, shapes = model.layer1[1], trace_shapes(model)
+    (wide, side, _), (narrow, *_) = shapes["layer1.1.conv1"]
+    kernels = {f"k{i}": _times(getattr(block, f"conv{i}").kernel_size) for i in (1, 2, 3)}
+    return Drawing("figure_2_2", wide=wide, narrow=narrow, side=side, **kernels)
 
 
 # ---------------------------------------------------------------- 2.3
@@ -244,131 +196,12 @@ def figure_2_2():
 )  # fmt: skip
 def figure_2_3():
     """The vision transformer with the shapes of ViT-B/16."""
-    vit = _timm_meta("vit_base_patch16_224")
-    shapes = _timm_shapes("vit_base_patch16_224")
-    patch, grid = vit.patch_embed.patch_size[0], vit.patch_embed.grid_size[0]
-    tokens, dim = shapes["blocks.0"][0]
-    hidden, depth, heads = vit.blocks[0].mlp.fc1.out_features, len(vit.blocks), vit.blocks[0].attn.num_heads
-    fig, ax = canvas(3.8)
-
-    # the image, cut into patches; only three by three of them are drawn
-    x0, y0, side = 0.3, 0.42, 0.27
-    colours = [shade(BLUE, 0.25 + 0.06 * i) for i in range(9)]
-    for i in range(9):
-        corner = (x0 + (i % 3) * (side + 0.05), y0 + (2 - i // 3) * (side + 0.05))
-        ax.add_patch(Rectangle(corner, side, side, facecolor=colours[i], edgecolor="white"))
-    label(
-        ax,
-        x0 + 0.46,
-        y0 - 0.2,
-        f"{INPUT[1]}×{INPUT[2]} px image:\n{grid}×{grid} patches of {patch}×{patch}",
-        size=7,
-    )
-
-    # the sequence
-    xs = 1.95 + 0.36 * np.arange(6)
-    row, mid = 0.62, (1.95 + xs[-1]) / 2
-    for x, colour in zip(xs[1:], colours[:3] + [None, colours[-1]], strict=True):
-        if colour is None:
-            label(ax, x, row, "…", size=11)
-            label(ax, x, row + 0.88, "…", size=11)
-            label(ax, x, row + 1.34, "…", size=11)
-            continue
-        ax.add_patch(Rectangle((x - 0.13, row - 0.13), 0.26, 0.26, facecolor=colour, edgecolor="white"))
-        arrow(ax, (x, row + 0.15), (x, row + 0.3))
-        arrow(ax, (x, row + 0.54), (x, row + 0.74))
-    arrow(ax, (x0 + 1.0, row), (xs[1] - 0.2, row))
-    box(
-        ax,
-        (xs[1] + xs[-1]) / 2,
-        row + 0.42,
-        xs[-1] - xs[1] + 0.3,
-        0.24,
-        f"linear projection  {3 * patch * patch} → {dim}",
-        colour=BLUE,
-        size=7.5,
-    )
-    for i, x in enumerate(xs):
-        if i == 4:
-            continue
-        text = str(i) if i < 4 else str(tokens - 1)
-        colour = VERMILION if i == 0 else BLUE
-        box(ax, x, row + 0.88, 0.28, 0.28, "*" if i == 0 else "", colour=colour, size=9)
-        label(ax, x, row + 1.105, "+", size=9)
-        box(ax, x, row + 1.34, 0.28, 0.28, text, colour=PURPLE, size=6.5)
-        arrow(ax, (x, row + 1.49), (x, row + 1.68))
-    label(ax, xs[0] - 0.25, row + 0.88, "class token *", size=7, ha="right", color=shade(VERMILION, -0.2))
-    label(
-        ax,
-        xs[0] - 0.25,
-        row + 1.34,
-        "position encoding\n(learned)",
-        size=7,
-        ha="right",
-        color=shade(PURPLE, -0.25),
-    )
-    encoder_y = row + 1.88
-    box(
-        ax,
-        mid,
-        encoder_y,
-        xs[-1] - xs[0] + 0.36,
-        0.34,
-        f"encoder: {depth} blocks on {tokens}×{dim}",
-        colour=GREEN,
-        size=8,
-    )
-    arrow(ax, (xs[0], encoder_y + 0.17), (xs[0], encoder_y + 0.37))
-    box(ax, xs[0], encoder_y + 0.52, 0.86, 0.28, "linear head", colour=VERMILION, size=7.5)
-    arrow(ax, (xs[0], encoder_y + 0.66), (xs[0], encoder_y + 0.86))
-    label(ax, xs[0], encoder_y + 0.97, "class scores", size=7.5)
-
-    # one block of the encoder
-    bx, left = 5.7, 4.62
-    ax.add_patch(
-        Rectangle((left, 0.3), 2.15, 3.1, facecolor=shade(GREEN, 0.93), edgecolor=shade(GREEN, 0.3), lw=0.8)
-    )
-    ax.plot(
-        [mid + (xs[-1] - xs[0]) / 2 + 0.18, left],
-        [encoder_y + 0.17, 3.4],
-        color=shade(GREEN, 0.3),
-        lw=0.7,
-        ls=":",
-    )
-    ax.plot(
-        [mid + (xs[-1] - xs[0]) / 2 + 0.18, left],
-        [encoder_y - 0.17, 0.3],
-        color=shade(GREEN, 0.3),
-        lw=0.7,
-        ls=":",
-    )
-    label(ax, bx, 3.52, "one encoder block", size=8, weight="bold")
-    arrow(ax, (bx, 0.14), (bx, 0.52))
-    label(ax, bx + 0.08, 0.14, f" {tokens} tokens of {dim}", size=7, ha="left")
-    box(ax, bx, 0.66, 1.25, 0.26, "layer norm", colour=GREY, size=7.5)
-    arrow(ax, (bx, 0.79), (bx, 0.95))
-    box(
-        ax,
-        bx,
-        1.14,
-        1.25,
-        0.36,
-        f"multi-head attention\n{heads} heads of {dim // heads}",
-        colour=ORANGE,
-        size=7.5,
-    )
-    arrow(ax, (bx, 1.32), (bx, 1.52))
-    plus(ax, bx, 1.63)
-    arrow(ax, (bx, 1.74), (bx, 2.02))
-    box(ax, bx, 2.15, 1.25, 0.26, "layer norm", colour=GREY, size=7.5)
-    arrow(ax, (bx, 2.28), (bx, 2.42))
-    box(ax, bx, 2.61, 1.25, 0.36, f"MLP with GELU\n{dim} → {hidden} → {dim}", colour=SKY, size=7.5)
-    arrow(ax, (bx, 2.79), (bx, 2.96))
-    plus(ax, bx, 3.07)
-    arrow(ax, (bx, 3.18), (bx, 3.4))
-    for low, high in ((0.42, 1.63), (1.86, 3.07)):
-        arrow(ax, (bx, low), (bx - 0.85, low), (bx - 0.85, high), (bx - 0.11, high), colour=GREEN, width=1.2)
-    return fig
+    vit, s = _timm_meta("vit_base_patch16_224"), attention_shapes()
+    patch, hidden = vit.patch_embed.patch_size, vit.blocks[0].mlp.fc1.out_features
+    return Drawing(
+        "figure_2_3", **s, image=_times(INPUT[1:]), grid=_times(vit.patch_embed.grid_size), patch=_times(patch),
+        flat=3 * patch[0] * patch[1], depth=len(vit.blocks), hidden=hidden, last=s["tokens"] - 1,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- 2.4
@@ -396,62 +229,7 @@ def attention_shapes():
 def figure_2_4():
     """Multi-head self-attention: the heads on the left, what one head does on the right."""
     s = attention_shapes()
-    n, d, h, k = s["tokens"], s["dim"], s["heads"], s["head_dim"]
-    fig, ax = canvas(3.55)
-
-    # left: the layer
-    xs = (0.75, 1.85, 2.95)
-    for x, name in zip(xs, "QKV", strict=True):
-        label(ax, x, 0.2, f"z  ({n}×{d})", size=7.5)
-        arrow(ax, (x, 0.3), (x, 0.5))
-        for i in (2, 1, 0):
-            box(ax, x + 0.07 * i, 0.66 + 0.07 * i, 0.8, 0.3, "linear" if i == 0 else "", colour=BLUE)
-        arrow(ax, (x + 0.07, 0.96), (x + 0.07, 1.32))
-        label(ax, x + 0.15, 1.13, f"{name}  {n}×{k}", size=7.5, ha="left")
-    for i in (2, 1, 0):
-        box(
-            ax,
-            1.85 + 0.07 * i,
-            1.53 + 0.07 * i,
-            3.0,
-            0.36,
-            "scaled dot-product attention" if i == 0 else "",
-            colour=ORANGE,
-            size=8.5,
-        )
-    label(ax, 3.62, 1.62, f"{h} heads", size=8, ha="left")
-    arrow(ax, (1.85, 1.87), (1.85, 2.15))
-    label(ax, 1.93, 2.03, f"{h} × ({n}×{k})", size=7.5, ha="left")
-    box(ax, 1.85, 2.29, 3.0, 0.28, "concatenate", colour=GREY, size=8.5)
-    arrow(ax, (1.85, 2.43), (1.85, 2.68))
-    label(ax, 1.93, 2.55, f"{n}×{d}", size=7.5, ha="left")
-    box(ax, 1.85, 2.82, 3.0, 0.28, f"linear  {d} → {d}", colour=BLUE, size=8.5)
-    arrow(ax, (1.85, 2.96), (1.85, 3.22))
-    label(ax, 1.85, 3.33, f"{n}×{d}", size=7.5)
-
-    # right: one head
-    ax.add_patch(
-        Rectangle((4.4, 0.12), 2.4, 3.1, facecolor=shade(ORANGE, 0.93), edgecolor=shade(ORANGE, 0.3), lw=0.8)
-    )
-    label(ax, 5.6, 3.36, "one head", size=8.5, weight="bold")
-    q, key, v = 4.85, 5.55, 6.4
-    for x, name in ((q, "Q"), (key, "K"), (v, "V")):
-        label(ax, x, 0.28, name, size=9)
-    pair = (q + key) / 2
-    arrow(ax, (q, 0.39), (q, 0.6))
-    arrow(ax, (key, 0.39), (key, 0.6))
-    box(ax, pair, 0.74, 1.2, 0.28, "$Q K^\\top$", colour=GREY, size=8.5)
-    arrow(ax, (pair, 0.88), (pair, 1.1))
-    box(ax, pair, 1.24, 1.2, 0.28, f"÷ $\\sqrt{{d_k}}$ = {k**0.5:.3g}", colour=GREY, size=8)
-    arrow(ax, (pair, 1.38), (pair, 1.62))
-    box(ax, pair, 1.76, 1.2, 0.28, "softmax", colour=ORANGE, size=8.5)
-    arrow(ax, (pair, 1.9), (pair, 2.3))
-    label(ax, pair + 0.08, 2.07, f"weights {n}×{n}", size=7.5, ha="left")
-    arrow(ax, (v, 0.39), (v, 2.3))
-    box(ax, 5.6, 2.45, 2.0, 0.3, "weights · V", colour=GREY, size=8.5)
-    arrow(ax, (5.6, 2.6), (5.6, 2.9))
-    label(ax, 5.6, 3.02, f"{n}×{k}", size=7.5)
-    return fig
+    return Drawing("figure_2_4", **s, root=f"{s['head_dim'] ** 0.5:.3g}")
 
 
 # ---------------------------------------------------------------- 2.5
@@ -466,77 +244,7 @@ def figure_2_4():
 def figure_2_5():
     """The linear map from the token matrix z to Q, K and V, drawn to scale."""
     s = attention_shapes()
-    n, d = s["tokens"], s["dim"]
-    fig, ax = canvas(2.0)
-    unit = 1.18 / d  # inches per number
-    low, middle = 0.4, 0.4 + d * unit / 2
-
-    def matrix(x, rows, columns, colour, name, y=middle):
-        w, h = columns * unit, rows * unit
-        ax.add_patch(
-            Rectangle(
-                (x, y - h / 2), w, h, facecolor=shade(colour, 0.6), edgecolor=shade(colour, -0.2), lw=0.9
-            )
-        )
-        label(ax, x + w / 2, y - 0.03, name, size=9)
-        return x + w
-
-    def highlight(x, columns, colour, y=middle):
-        h = 0.035
-        ax.add_patch(
-            Rectangle((x, y + n * unit / 2 - 0.08), columns * unit, h, facecolor=colour, lw=0, zorder=3)
-        )
-
-    x = matrix(0.2, n, d, GREY, "z")
-    highlight(0.2, d, VERMILION)
-    label(ax, 0.2 + d * unit / 2, middle - n * unit / 2 - 0.13, f"{n} tokens × {d}", size=7.5)
-    label(ax, x + 0.13, middle, "·", size=14)
-    start = x + 0.26
-    each = d * unit
-    for i, (name, colour) in enumerate((("$U_q$", BLUE), ("$U_k$", ORANGE), ("$U_v$", GREEN))):
-        left = start + i * each
-        ax.add_patch(
-            Rectangle(
-                (left, low),
-                each,
-                d * unit,
-                facecolor=shade(colour, 0.6),
-                edgecolor=shade(colour, -0.2),
-                lw=0.9,
-            )
-        )
-        label(ax, left + each / 2, middle, name, size=10)
-    rows, columns = s["projection"]
-    label(ax, start + 1.5 * each, low - 0.13, f"$U_{{qkv}}$: {rows} × {columns}, learned", size=7.5)
-    end = start + 3 * each
-    label(ax, end + 0.14, middle, "=", size=12)
-    left = end + 0.29
-    for i, (name, colour) in enumerate((("Q", BLUE), ("K", ORANGE), ("V", GREEN))):
-        y = middle + (1 - i) * (d * unit - n * unit) / 2
-        ax.add_patch(
-            Rectangle(
-                (left, y - n * unit / 2),
-                each,
-                n * unit,
-                facecolor=shade(colour, 0.6),
-                edgecolor=shade(colour, -0.2),
-                lw=0.9,
-            )
-        )
-        ax.add_patch(
-            Rectangle((left, y + n * unit / 2 - 0.08), each, 0.035, facecolor=VERMILION, lw=0, zorder=3)
-        )
-        label(ax, left + each / 2, y - 0.03, name, size=9)
-    label(ax, left + each / 2, low - 0.13, f"{n} × {d} each", size=7.5)
-    label(
-        ax,
-        3.45,
-        1.8,
-        "to scale; one token (marked row of z) becomes one row of Q, one of K and one of V",
-        size=7.5,
-        color=shade(VERMILION, -0.2),
-    )
-    return fig
+    return Drawing("figure_2_5", **s, projected=s["projection"][1])
 
 
 # ---------------------------------------------------------------- 2.6
@@ -604,61 +312,13 @@ def figure_2_6(side=14, dim=768):
 )  # fmt: skip
 def figure_2_7():
     """The parallel branches of HRNet-W18, with the shapes at the end of every stage."""
-    model = _timm_meta("hrnet_w18")
-    shapes = _timm_shapes("hrnet_w18")
-    stages = [[shapes["layer1"][1]]] + [shapes[f"stage{i}"][1] for i in (2, 3, 4)]
+    model, shapes = _timm_meta("hrnet_w18"), _timm_shapes("hrnet_w18")
+    outputs = [shapes["layer1"][1]] + [shape for i in (2, 3, 4) for shape in shapes[f"stage{i}"][1]]
     modules = [len(model.layer1), len(model.stage2), len(model.stage3), len(model.stage4)]
-    fig, ax = canvas(3.5)
-    colours = [BLUE, GREEN, ORANGE, PURPLE]
-    rows = [2.6, 1.83, 1.13, 0.5]  # height of the branch's line
-    sides = [0.52, 0.4, 0.31, 0.24]
-    starts = [0.78, 2.1, 3.55, 5.0]
-
-    def maps(x, branch, count):
-        """``count`` maps of a branch side by side from x on."""
-        for i in range(count):
-            side = sides[branch]
-            cuboid(
-                ax,
-                x + i * 0.22,
-                rows[branch] - side / 2,
-                0.1,
-                side,
-                0.12 + 0.05 * branch,
-                colour=colours[branch],
-                zorder=3,
-            )
-
-    label(ax, 0.4, rows[0] + 0.18, f"image\n{_times(INPUT[1:])}", size=7)
-    arrow(ax, (0.15, rows[0]), (starts[0] - 0.03, rows[0]))
-    for stage, (x, outputs) in enumerate(zip(starts, stages, strict=True)):
-        label(ax, x + 0.36, 3.33, f"stage {stage + 1}", size=8.5, weight="bold")
-        kind = "bottlenecks" if stage == 0 else "module" + "s" * (modules[stage] > 1)
-        label(ax, x + 0.36, 3.16, f"{modules[stage]} {kind}", size=7.5, color=GREY)
-        for branch, shape in enumerate(outputs):
-            maps(x, branch, 3)
-            label(ax, x + 0.32, rows[branch] - sides[branch] / 2 - 0.09, _times(shape), size=7)
-        if stage < 3:
-            following = starts[stage + 1]
-            for source in range(len(outputs)):
-                for target in range(len(stages[stage + 1])):
-                    if target == len(outputs) and source != target - 1:
-                        continue  # a new branch starts from the lowest resolution only
-                    same = source == target
-                    colour = INK if same else (VERMILION if target > source else SKY)
-                    begin = (x + 0.72 + 0.04 * source, rows[source])
-                    arrow(
-                        ax, begin, (following - 0.05, rows[target]), colour=colour, width=1.3 if same else 0.9
-                    )
-    for branch in range(4):
-        arrow(ax, (starts[3] + 0.76, rows[branch]), (6.2, rows[branch]))
-    box(ax, 6.5, np.mean(rows), 0.5, rows[0] - rows[3] + 0.4, "fuse,\npool,\nclassify", colour=GREY, size=7.5)
-    legend = [("same resolution", INK), ("down: 3×3, stride 2", VERMILION), ("up: 1×1, then enlarge", SKY)]
-    for i, (text, colour) in enumerate(legend):
-        y = 0.95 - 0.2 * i
-        arrow(ax, (0.2, y), (0.48, y), colour=colour, width=1.3)
-        label(ax, 0.55, y, text, size=7.5, ha="left")
-    return fig
+    kinds = ["bottlenecks"] + ["module" + "s" * (count > 1) for count in modules[1:]]
+    stages = {f"stage{i}": f"{count} {kind}" for i, (count, kind) in enumerate(zip(modules, kinds, strict=True))}
+    named = {f"shape{i}": _times(shape) for i, shape in enumerate(outputs)}
+    return Drawing("figure_2_7", image=_times(INPUT[1:]), **stages, **named)
 
 
 # ---------------------------------------------------------------- 2.8
@@ -694,36 +354,11 @@ def exchange(stage="stage3"):
 )  # fmt: skip
 def figure_2_8():
     """What happens on the way between resolutions at the end of stage 3."""
-    shapes = _timm_shapes("hrnet_w18")["stage3"][1]
-    paths = exchange()
-    fig, ax = canvas(2.3)
-    colours, sides = [BLUE, GREEN, ORANGE], [0.56, 0.42, 0.3]
-    rows = [1.72, 1.08, 0.55]
-    for target in range(3):
-        left = 0.15 + 2.28 * target
-        join = left + 1.55
-        label(ax, left + 1.0, 2.19, f"to {shapes[target][1]}×{shapes[target][2]}", size=8.5, weight="bold")
-        for source in range(3):
-            side, y = sides[source], rows[source]
-            right, _ = cuboid(ax, left, y - side / 2, 0.1, side, 0.12 + 0.05 * source, colour=colours[source])
-            colour = INK if source == target else (VERMILION if target > source else SKY)
-            bend = (join, y)
-            if source == target:
-                arrow(ax, (right + 0.04, y), (join - 0.11, y), colour=colour)
-            else:
-                end = rows[target] + (0.11 if source < target else -0.11)
-                arrow(ax, (right + 0.04, y), bend, (join, end), colour=colour)
-                text = " · ".join(paths[source, target])
-                if len(set(paths[source, target])) == 1 and len(paths[source, target]) > 1:
-                    text = f"{len(paths[source, target])} times {paths[source, target][0]}"
-                label(ax, right + 0.09, y + 0.1, text, size=6.5, ha="left", color=shade(colour, -0.25))
-        plus(ax, join, rows[target])
-        side = sides[target]
-        arrow(ax, (join + 0.11, rows[target]), (join + 0.25, rows[target]))
-        cuboid(
-            ax, join + 0.28, rows[target] - side / 2, 0.1, side, 0.12 + 0.05 * target, colour=colours[target]
-        )
-        label(ax, left + 1.0, 0.17, f"sum, ReLU: {_times(shapes[target])}", size=7.5, color=GREY)
-        if target < 2:
-            ax.plot([left + 2.18] * 2, [0.1, 2.2], color="#DDE1E6", lw=0.8)
-    return fig
+    shapes, paths = _timm_shapes("hrnet_w18")["stage3"][1], exchange()
+    values = {f"to{i}": _times(shape[1:]) for i, shape in enumerate(shapes)}
+    values |= {f"sum{i}": _times(shape) for i, shape in enumerate(shapes)}
+    ways = [paths[source, target] for target in range(3) for source in range(3) if source != target]
+    for i, way in enumerate(ways):
+        same = len(set(way)) == 1 and len(way) > 1
+        values[f"path{i}"] = f"{len(way)} times {way[0]}" if same else " · ".join(way)
+    return Drawing("figure_2_8", **values)

@@ -1,9 +1,34 @@
 """The few shapes that diagrams are made of. Coordinates are inches from the figure's lower left corner."""
 
+import re
+import string
+from pathlib import Path
+
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
 from ctxnet.paper.figures.style import INK, TEXT_WIDTH, new_figure
+
+
+class Drawing:
+    """A drawing kept as an SVG beside this module, with values filled in; shows itself in a notebook, with its facts.
+
+    Raises:
+        KeyError: for a value that the drawing needs and does not get.
+    """
+
+    def __init__(self, name, **values):
+        self.text = string.Template(Path(__file__).with_name(f"{name}.svg").read_text(encoding="utf-8")).substitute(values)
+        self.facts = {}
+
+    def get_size_inches(self):
+        return [float(side) / 100 for side in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', self.text).groups()]
+
+    def svg(self):
+        return self.text.encode()
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return {"text/plain": self.facts.get("alt", ""), "image/svg+xml": self.text}, {"ctxnet": self.facts}
 
 
 def canvas(height, width=TEXT_WIDTH):
@@ -110,12 +135,6 @@ def cuboid(ax, x, y, width, height, depth, *, colour, cells=None, zorder=2):
                     Rectangle(corner, w, h, facecolor=fill, edgecolor="white", linewidth=0.6, zorder=zorder)
                 )
     return x + width + dx, y + (height + dy) / 2
-
-
-def plus(ax, x, y, radius=0.11, sign="+"):
-    """A circle with a sign in it, for an element-wise operation."""
-    ax.add_patch(Circle((x, y), radius, facecolor="white", edgecolor=INK, linewidth=1, zorder=3))
-    label(ax, x, y - 0.005, sign, size=11, zorder=4)
 
 
 def grid(ax, rows, columns, *, fill=None, line="#C9CED6", background="white", lw=0.7):
