@@ -49,7 +49,7 @@ RULE = 'rule("my_library::twice")(elementwise)'
 ROW = '    "resnet50_opposite": Variant("the opposite place", 50, "4.1", args={"context": "opposite"}),\n'
 PROTOCOL = """  mine:
     <<: *small
-    dataset: data/my <b>birds
+    dataset: data/my_birds
     note: Birds only.
 """
 ROWS = "  mine: [resnet50, resnet50_opposite]\n"
@@ -134,7 +134,7 @@ def test_row_and_protocol_are_in_tables_cards_and_pages(extended):
     assert "thesis %" not in (results / "tables/table_4_1.md").read_text()
     assert {path.stem for path in (results / "cards").iterdir()} == {"resnet50", "resnet50_opposite"}
     card = (results / "cards/resnet50_opposite.md").read_text()
-    assert "my &lt;b&gt;birds" in card and "90.42" not in card and "Table 4.1" in card
+    assert "my\\_birds" in card and "90.42" not in card and "Table 4.1" in card
     assert "Birds only." in (root / "site/index.html").read_text()
     assert (root / "site/cards/resnet50_opposite.html").exists()
     assert not (results / "tables/claims.csv").exists()

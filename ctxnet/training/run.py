@@ -11,7 +11,7 @@ import torch
 from .. import provenance
 from ..data import prepare_dataset
 from ..data.held_out import hold_out
-from ..files import read_sealed, remove_partials, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
+from ..files import read_sealed, remove_partials, renew, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
 from ..locking import one_writer
 from ..measure import calibrate, context_profile
 from ..models import count_parameters, create_model, list_models
@@ -109,7 +109,7 @@ def read_record(folder):
     record = read_sealed(path)
     for name, expected in record["files"].items():
         if not path.with_name(name).is_file() or sha256(path.with_name(name)) != expected:
-            raise ValueError(f"{path.with_name(name)}: damaged or missing; delete {path} and run the same command again")
+            raise ValueError(f"{path.with_name(name)}: damaged or missing; {renew(path.with_name(name))}")
     return record
 
 

@@ -1,12 +1,9 @@
 """Put the book together: one folder of pages that needs nothing but itself."""
 
-import json
-import os
 import re
-import tempfile
 from pathlib import Path
 
-from ctxnet.files import write_bytes, write_text
+from ctxnet.files import built_folder, write_bytes, write_text
 from ctxnet.paper import claims, results, words
 from ctxnet.paper.book import chapters, made, search
 from ctxnet.paper.book.explorer import write_explorer
@@ -17,7 +14,7 @@ TITLE = "Adding context into convolutional neural networks"
 HERO = "4.2"  # the figure on the first page
 POINT = 1.7  # CSS pixels for a point of a figure: one of full text width fills the page's column
 STATIC = Path(__file__).with_name("static")
-MARK = "site.json"  # stands in a folder that this module made, and lists what may be replaced there
+MARK = "site.json"  # lists the files of a folder that this module made, and may therefore replace
 
 
 def build_site(protocol, out, root=".", *, executed=None, pdf=False):
@@ -44,53 +41,11 @@ def build_site(protocol, out, root=".", *, executed=None, pdf=False):
     if not found:
         raise FileNotFoundError(f"{executed}: no executed chapters here; make them with: {results.make_command(protocol)}")
     browser = find_browser() if pdf else None
-    old = _own_files(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
-        new = Path(beside) / "site"
-        _Book(protocol, root, new, executed, found).write(pdf)
+    with built_folder(out, MARK) as beside:
+        _Book(protocol, root, beside, executed, found).write(pdf)
         if pdf:
-            print_paper(new, browser)
-        names = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file())
-        write_text(new / MARK, json.dumps({"protocol": protocol, "files": names}, indent=1) + "\n")
-        _swap(new, out, old, Path(beside))
+            print_paper(beside, browser)
     return out / "index.html"
-
-
-def _own_files(out):
-    """The files of an earlier site in ``out``, as its mark lists them; [] for a new or an empty folder.
-
-    Raises:
-        ValueError: for a folder that holds anything else, even one file more.
-    """
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ValueError(f"{out}: not a folder; name an empty or new one with --out")
-    here = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir() or path.is_symlink()}
-    if not here:
-        return []
-    try:
-        listed = [str(name) for name in json.loads((out / MARK).read_text(encoding="utf-8"))["files"]] + [MARK]
-    except (OSError, ValueError, KeyError, TypeError):
-        listed = []
-    foreign = sorted(here - set(listed))
-    if foreign:
-        raise ValueError(
-            f"{out}: holds something else than an earlier site ({foreign[0]}); name an empty or new folder with --out"
-        )
-    return sorted(here)
-
-
-def _swap(new, out, old, beside):
-    """Let ``new`` take the place of ``out``, of which nothing but the files ``old`` is deleted."""
-    if out.exists():
-        aside = beside / "old"
-        os.replace(out, aside)  # whole, so that nobody sees half a site
-        for name in old:
-            (aside / name).unlink(missing_ok=True)
-        for folder in sorted((p for p in aside.rglob("*") if p.is_dir()), reverse=True):
-            folder.rmdir()
-        aside.rmdir()
-    os.replace(new, out)
 
 
 class _Book:

@@ -76,8 +76,7 @@ def sources(protocols, root="."):
             entry["versions"].add(", ".join(f"{k} {v}" for k, v in sorted((about.get("versions") or {}).items()) if v))
             entry["minutes"] += (about.get("wall_seconds") or 0) / 60
     for entry in found.values():
-        known = re.fullmatch(r"[0-9a-f]{40}", str(entry["commit"]))  # anything else would be an option of git
-        entry["subject"] = (known and provenance.subject(entry["commit"], root)) or ""
+        entry["subject"] = provenance.subject(entry["commit"], root) or ""
         entry["machines"], entry["versions"] = sorted(entry["machines"]), sorted(entry["versions"])
     return sorted(found.values(), key=lambda entry: (-sum(entry["what"].values()), str(entry["commit"])))
 
