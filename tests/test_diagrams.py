@@ -7,6 +7,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from ctxnet.files import sha256, write_sealed
 from ctxnet.paper import figures
 from ctxnet.paper.figures import style
 from ctxnet.paper.schematics import architectures, introduction, method
@@ -133,7 +134,11 @@ def test_figure_1_3_reads_the_record(tmp_path):
     profile = ContextProfile(
         ["layer2.3"], torch.tensor([[112.0, 112.0]]), mask, erf, torch.tensor([35.0]), [True]
     )
-    profile.save(tmp_path / "results/measure/resnet50/context.npz")
+    (missing,) = introduction.figure_1_3(root=tmp_path).axes
+    assert any("measure --variant resnet50" in text.get_text() for text in missing.texts)
+    folder = tmp_path / "results/measure/resnet50"
+    profile.save(folder / "context.npz")
+    write_sealed(folder / "record.json", {"files": {"context.npz": sha256(folder / "context.npz")}})
     fig = introduction.figure_1_3(root=tmp_path)
     assert "receptive field: 91 px" in texts(fig)
     assert_text_inside(fig)

@@ -211,7 +211,7 @@ def test_own_data_have_no_number_of_the_thesis_beside_them(tmp_path):
     assert "thesis" not in said and "90.42" not in said and "ResNet-50" in said
     assert "not tested" in claims.table("small", tmp_path).caption and claims.write_claims("small", tmp_path) is None
     assert len(figures.show("5.1", "small", tmp_path).axes) == 1
-    assert "| my\\_birds |" in words.settings_table("small", tmp_path).markdown().replace("data/", "")
+    assert "| my\\_birds |" in words.settings_table("small", tmp_path).markdown()
     assert "no number of the thesis" in str(words.reading_notes("small", tmp_path))
 
 

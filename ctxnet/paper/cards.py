@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from ctxnet.files import run_folder, stable_hash, write_text
+from ctxnet.measure.summary import rf_side
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
 from ctxnet.paper import results, statistics, words
@@ -255,8 +256,6 @@ def _difference(variant, row, shared):
 
 
 def _context(variant, runs, shared):
-    from ctxnet.atlas.measures import rf_side
-
     name, seed = shared.settings.name, runs["seed"].iloc[0]
     sources = {
         "full size, at initialisation": lambda: load_initial(variant, shared.root),

@@ -5,47 +5,15 @@ one core. Each explorer has a drawing function of its own that works without wid
 photograph, is in the explorer of the book.
 """
 
-import functools
-from collections import OrderedDict
-
-import torch
-from torch import nn
-
-from ctxnet.measure import context_profile
-from ctxnet.models.resnet import STAGES, ResNet
+from ctxnet.atlas.small import BLOCKS, CONTEXTS, measure_context, measure_stack
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.plots import plot_context
 from ctxnet.paper.figures.style import figure_bytes, new_figure
-from ctxnet.paper.schematics.architectures import trace_shapes
 
-SIZE, WIDTH, IMAGES = 64, 8, 4
 ALT = (
     "Receptive field and effective receptive field of one feature, twice: in linear and in logarithmic scale; a circle has "
     "the mean distance as its radius."
 )
-BLOCKS = [f"layer{stage + 1}.{i}" for stage, count in enumerate(STAGES[50]) for i in range(count)]
-CONTEXTS = {
-    "none (plain ResNet-50)": {},
-    "random sparse context (§3.1)": {"context": "permutation", "uses": ("k",)},
-    "… with relative encoding (§3.2)": {"context": "permutation", "encoding": True, "uses": ("k",)},
-    "attention over it (§3.3)": {"context": "attention", "uses": ("k",)},
-    "dilated 3×3 (§3.4)": {"uses": ("dilation",)},
-    "inserted dilated 3×3 (§3.4.1)": {"context": "inserted_dilated", "uses": ("d",)},
-    "random dilated, concatenated (§3.5)": {"context": "random_dilated", "uses": ("k", "d")},
-    "random dilated convolution (§3.5)": {"context": "random_dilated_conv", "uses": ("k", "d")},
-}
-
-
-def _images(n=IMAGES, size=SIZE):
-    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def _seeded(make, *args, seed=0, **kwargs):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make(*args, **kwargs)
-
-
 def _draw_profile(profile, title):
     """RF and ERF of a profile's last layer, in linear and in log scale; returns the Figure."""
     fig = new_figure(height=2.9)
@@ -60,72 +28,17 @@ def _draw_profile(profile, title):
     return fig
 
 
-# ---------------------------------------------------------------- chapter 1: a stack of convolutions
-
-
-def stack_of_convolutions(layers=3, kernel=3, dilation=1, stride=1, channels=8):
-    """``layers`` equal convolutions with ReLU (``conv1``, ``relu1``, …), the first with ``stride``."""
-    net = OrderedDict()
-    for i in range(layers):
-        padding = dilation * (kernel - 1) // 2
-        step = stride if i == 0 else 1
-        net[f"conv{i + 1}"] = nn.Conv2d(3 if i == 0 else channels, channels, kernel, step, padding, dilation)
-        net[f"relu{i + 1}"] = nn.ReLU()
-    return nn.Sequential(net).eval()
-
-
 @figure("", alt=ALT)
 def draw_stack(layers=3, kernel=3, dilation=1, stride=1, row=0.5, column=0.5):
-    """Context of one feature after a stack of convolutions.
-
-    Args:
-        layers, kernel, dilation, stride: as in :func:`stack_of_convolutions`.
-        row, column: where the feature lies, as a share (0 … 1) of the map.
-    """
-    net = _seeded(stack_of_convolutions, layers, kernel, dilation, stride)
-    profile = _profile(net, f"relu{layers}", row, column)
+    """Context of one feature after a stack of convolutions: arguments of :func:`ctxnet.atlas.small.measure_stack`."""
+    profile = measure_stack(layers, kernel, dilation, stride, row, column)
     return _draw_profile(profile, f"{layers} × {kernel}×{kernel}")
-
-
-def _profile(net, layer, row, column):
-    images = _images()
-    size = trace_shapes(net, images.shape[1:])[layer][1][1:]
-    position = tuple(min(int(share * n), n - 1) for share, n in zip((row, column), size, strict=True))
-    return context_profile(net, images, layers=[layer], position=position)
-
-
-# ---------------------------------------------------------------- chapter 3: a block in a ResNet-50
-
-
-@functools.lru_cache(maxsize=16)
-def _network(context, k, d, block):
-    """The small ResNet-50 up to and including ``block``: nothing behind it changes what it sees."""
-    args = dict(CONTEXTS[context])
-    given = {"k": k, "d": d, "dilation": d}
-    args |= {name: given[name] for name in args.pop("uses", ())}
-    model = _seeded(ResNet, 50, width=WIDTH, input_size=SIZE, **args).eval()
-    stage, index = block.split(".")
-    net = OrderedDict()
-    for name, module in model.named_children():
-        net[name] = module
-        if name == stage:
-            net[name] = module[: int(index) + 1]
-            break
-    return nn.Sequential(net).eval()
 
 
 @figure("", alt=ALT)
 def draw_context(context="random sparse context (§3.1)", k=1, d=4, block="layer1.0", row=0.5, column=0.5):
-    """Context of one feature of a small ResNet-50 with a context block in every bottleneck.
-
-    Args:
-        context: one of :data:`CONTEXTS`.
-        k, d: number of permutations or offsets; dilation or largest offset. Ignored where without meaning.
-        block: ``layer1.0`` … ``layer4.2``.
-        row, column: where the feature lies, as a share (0 … 1) of the map.
-    """
-    profile = _profile(_network(context, k, d, block), block, row, column)
-    return _draw_profile(profile, block)
+    """Context of one feature of a small ResNet-50: arguments of :func:`ctxnet.atlas.small.measure_context`."""
+    return _draw_profile(measure_context(context, k, d, block, row, column), block)
 
 
 # ---------------------------------------------------------------- widgets

@@ -98,7 +98,7 @@ def p_said(p):
 
 
 def setting_text(value):
-    """A setting of a protocol as a reader sees it; of a path its last part, which says enough and names no machine."""
+    """A setting of a protocol as a reader sees it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
@@ -107,7 +107,7 @@ def setting_text(value):
 
 
 def dataset(settings):
-    """The data set's name; of a path its last part."""
+    """The data set's name; of a path its last part, which says enough and names no machine."""
     return settings.dataset if settings.dataset in DATASETS else Path(settings.dataset).name
 
 
@@ -268,7 +268,8 @@ def settings_table(protocol, root="."):
 
     known = load_params(Path(root) / "params.yaml")["protocols"]
     names = [name for name in dict.fromkeys(["thesis", protocol]) if name in known]
-    columns = [dataclasses.asdict(results.settings_of(name, root)) for name in names]
+    settings = [results.settings_of(name, root) for name in names]
+    columns = [dataclasses.asdict(each) | {"dataset": dataset(each)} for each in settings]
     keys = [key for key in columns[0] if key not in ("name", "note")]
     rows = [[key.replace("_", " "), *(setting_text(settings[key]) for settings in columns)] for key in keys]
     return Table(["setting", *names], rows, range(1, len(names) + 1))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ctxnet.atlas.small import trace_shapes
 from ctxnet.blocks.encoding import relative_encoding
 from ctxnet.models.resnet import STAGES, ResNet
 from ctxnet.paper.figures import figure
@@ -16,32 +17,6 @@ from ctxnet.paper.figures.style import BLUE, INK, VERMILION, new_figure
 from ctxnet.paper.schematics.shapes import Drawing, canvas, label, shade
 
 INPUT = (3, 224, 224)
-
-
-def trace_shapes(model, input_shape=INPUT):
-    """Shapes without the batch axis at every module: ``{name: (input, output)}``; lists stay lists.
-
-    The model runs once in eval mode on one zero image; on the meta device that costs nothing.
-    """
-    shapes, device = {}, next(model.parameters()).device
-
-    def shape(value):
-        return tuple(value.shape[1:]) if torch.is_tensor(value) else [shape(v) for v in value]
-
-    def record(name):
-        def hook(module, inputs, output):
-            shapes[name] = (shape(inputs[0]) if inputs else None, shape(output))
-
-        return hook
-
-    hooks = [m.register_forward_hook(record(n)) for n, m in model.named_modules()]
-    training = model.training
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, *input_shape, device=device))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
-    return shapes
 
 
 def _meta(make, *args, **kwargs):
@@ -102,9 +77,6 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
             }
         )
     return tuple(rows)
-
-
-
 
 
 @figure(
@@ -277,9 +249,7 @@ def figure_2_6(side=14, dim=768):
     tiles, ax = fig.subplots(1, 2, width_ratios=[1, 1])
     tiles.imshow(mosaic, cmap="viridis", vmin=similarity.min(), vmax=1)
     ticks = np.arange(len(shown)) * step + side / 2
-    tiles.set(
-        title="every second patch against all others", xlabel="column of the patch", ylabel="row of the patch"
-    )
+    tiles.set(title="every second patch against all others", xlabel="column of the patch", ylabel="row of the patch")
     tiles.set_xticks(ticks, shown)
     tiles.set_yticks(ticks, shown)
     tiles.tick_params(length=0)

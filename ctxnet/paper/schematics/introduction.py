@@ -1,17 +1,18 @@
 """Figures 1.1–1.3: how a receptive field grows, and how little of it is used."""
 
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.patches import Polygon
 from torch import nn
 
+from ctxnet.atlas.small import attention_distance, field_sizes, noise_images, uniform_distance
 from ctxnet.models.registry import create_model
 from ctxnet.models.resnet import ResNet
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.plots import CONTEXT_MAP
-from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, new_figure
+from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, missing_panel, new_figure
+from ctxnet.paper.results import MissingRecord, load_initial
 from ctxnet.paper.schematics.method import sources
 from ctxnet.paper.schematics.shapes import canvas, label, shade
 
@@ -55,9 +56,7 @@ def figure_1_1(side=7):
             for c in range(side):
                 points = [corner(sheet, r + i, c + j) for i, j in ((0, 0), (0, 1), (1, 1), (1, 0))]
                 fill = shade(colour, 0.25) if (r, c) in field else "white"
-                ax.add_patch(
-                    Polygon(points, facecolor=fill, edgecolor="#AEB4BD", lw=0.7, zorder=2 + 2 * sheet)
-                )
+                ax.add_patch(Polygon(points, facecolor=fill, edgecolor="#AEB4BD", lw=0.7, zorder=2 + 2 * sheet))
         x = corner(sheet, side, side / 2)[0]
         count = f"{len(field)} pixels" if sheet == 0 else f"{len(field)} feature" + "s" * (len(field) > 1)
         label(ax, x, 0.12, f"{name}: {count}", size=8.5)
@@ -70,83 +69,12 @@ def figure_1_1(side=7):
             (xa, ya), (xb, yb) = corner(sheet, r0, c0), corner(sheet + 1, r1, c1)
             ax.plot([xa, xb], [ya, yb], color=INK, lw=0.7, zorder=5 + 2 * sheet, alpha=0.6)
         label(
-            ax,
-            (corner(sheet, 0, side)[0] + corner(sheet + 1, 0, 0)[0]) / 2 + 0.02,
-            0.42,
-            "3×3\nconv",
-            size=7.5,
-            color=GREY,
+            ax, (corner(sheet, 0, side)[0] + corner(sheet + 1, 0, 0)[0]) / 2 + 0.02, 0.42, "3×3\nconv", size=7.5, color=GREY
         )
     return fig
 
 
 # ---------------------------------------------------------------- 1.2
-
-
-def attention_distance(vit, images):
-    """Mean attention distance of every head of a timm vision transformer (ViT paper, section D.7).
-
-    For each patch the distance to all patches, in pixels, weighted by its attention, without the class token;
-    averaged over patches and images.
-
-    Args:
-        vit: a timm ``VisionTransformer`` with one class token.
-        images: float (N, 3, H, W).
-    Returns:
-        float array (blocks, heads), px.
-    """
-    patch, (rows, columns) = vit.patch_embed.patch_size[0], vit.patch_embed.grid_size
-    at = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float() * patch
-    distances = torch.cdist(at, at)
-    result = []
-
-    def record(module, inputs, output):
-        n, tokens, _ = inputs[0].shape
-        qkv = module.qkv(inputs[0]).view(n, tokens, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = module.q_norm(qkv[0]), module.k_norm(qkv[1])
-        weights = (q @ k.transpose(2, 3) * module.scale).softmax(-1)[:, :, 1:, 1:]
-        weights = weights / weights.sum(-1, keepdim=True)
-        result.append((weights * distances).sum(-1).mean((0, 2)).numpy())
-
-    hooks = [block.attn.register_forward_hook(record) for block in vit.blocks]
-    with torch.no_grad():
-        vit.eval()(images)
-    for hook in hooks:
-        hook.remove()
-    return np.stack(result)
-
-
-def uniform_distance(grid=14, patch=16, reach=None):
-    """Mean distance in px from a patch to all, or to those at most ``reach`` rows and columns away."""
-    at = np.stack(np.divmod(np.arange(grid * grid), grid), axis=1) * float(patch)
-    offset = at[:, None] - at[None]
-    near = np.ones(offset.shape[:2]) if reach is None else (np.abs(offset).max(-1) <= reach * patch)
-    return float(((np.hypot(*offset.transpose(2, 0, 1)) * near).sum(1) / near.sum(1)).mean())
-
-
-def field_sizes(model):
-    """Side of the receptive field in px after every residual block of a plain ResNet, by layer arithmetic.
-
-    Along the main path, r grows by (k − 1)·dilation·(product of the strides so far) at every layer.
-    """
-    size, jump, sizes = 1, 1, {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d) and "downsample" not in name:
-            first = [
-                v[0] if isinstance(v, tuple) else v
-                for v in (module.kernel_size, module.stride, module.dilation)
-            ]
-            kernel, stride, dilation = first
-            size += (kernel - 1) * dilation * jump
-            jump *= stride
-            if name.startswith("layer"):
-                sizes[name.rpartition(".")[0]] = size
-    return sizes
-
-
-def noise_images(n, size=IMAGE, seed=0):
-    """``n`` images (n, 3, size, size) of standard normal noise, the same on every call."""
-    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 @figure(
@@ -193,9 +121,7 @@ def figure_1_2(vit=None, images=None):
     right.text(1, IMAGE + 8, f"side of the image, {IMAGE} px", color=GREY, size=8)
     right.plot(range(1, len(sizes) + 1), sizes, "o-", color=VERMILION, mec="white", mew=0.5, ms=5.5)
     for i, offset in ((0, (0, 7)), (len(sizes) - 1, (-9, 5))):
-        right.annotate(
-            str(sizes[i]), (i + 1, sizes[i]), xytext=offset, textcoords="offset points", size=8, ha="center"
-        )
+        right.annotate(str(sizes[i]), (i + 1, sizes[i]), xytext=offset, textcoords="offset points", size=8, ha="center")
     right.set(
         title="b) ResNet-50",
         xlabel="residual block",
@@ -211,18 +137,15 @@ def figure_1_2(vit=None, images=None):
 
 
 def resnet50_profile(root=".", layer="layer2.3"):
-    """RF and ERF of the full-size ResNet-50 at initialisation: the record, or else from two noise images.
+    """RF and ERF of the full-size ResNet-50 at initialisation, from its record.
 
     Returns:
         receptive field (H, W) bool, effective receptive field (H, W), centre (row, column) at ``layer``.
-    """
-    from ctxnet.measure import ContextProfile, context_profile
 
-    path = Path(root) / "results/measure/resnet50/context.npz"
-    if path.is_file():
-        profile = ContextProfile.load(path)
-    else:
-        profile = context_profile(create_model("resnet50"), noise_images(2), layers=[layer])
+    Raises:
+        MissingRecord: it has not been measured.
+    """
+    profile = load_initial("resnet50", root)
     i = list(profile.layers).index(layer)
     return tuple(np.asarray(part[i]) for part in (profile.rf, profile.erf, profile.center))
 
@@ -236,7 +159,12 @@ def resnet50_profile(root=".", layer="layer2.3"):
 )  # fmt: skip
 def figure_1_3(root="."):
     """Receptive field and effective receptive field at the end of layer 2 of ResNet-50."""
-    rf, erf, centre = resnet50_profile(root)
+    try:
+        rf, erf, centre = resnet50_profile(root)
+    except MissingRecord as missing:
+        fig = new_figure(height=2.55)
+        missing_panel(fig.subplots(), missing.command)
+        return fig
     size = rf.shape[1]
     fig = new_figure(height=2.55)
     left, middle, right = fig.subplots(1, 3, width_ratios=[1, 1, 1.15])

@@ -134,19 +134,12 @@ def figure_3_2(k=2, side=2, channels=64):
         arrow(ax, (left + 0.1, middle), (column - 0.12, centre), colour=INK if i == 0 else VERMILION)
         right = tensor(column, y, i)
         label(ax, right + 0.16, centre, name, size=10)
-        arrow(
-            ax,
-            (right + 0.33, centre),
-            (3.72, middle + (k / 2 - i) * 0.12),
-            colour=INK if i == 0 else VERMILION,
-        )
+        arrow(ax, (right + 0.33, centre), (3.72, middle + (k / 2 - i) * 0.12), colour=INK if i == 0 else VERMILION)
     label(ax, 1.45, ys[0] + 0.24, "unchanged", size=7.5)
     label(ax, 1.5, ys[2] + 0.02, "random, fixed\npermutations", size=7.5, color=shade(VERMILION, -0.2))
     x = 3.82
     for i in reversed(range(k + 1)):
-        right = tensor(
-            x + i * 0.72 * depth, middle - 0.38 + i * 0.5 * depth, i, zorder=3 + k - i, marked=i == 0
-        )
+        right = tensor(x + i * 0.72 * depth, middle - 0.38 + i * 0.5 * depth, i, zorder=3 + k - i, marked=i == 0)
     label(ax, x + 0.5, middle - 0.6, f"$[x, x'_1, x'_2]$\n$H×W×{k + 1}C$", size=7.5)
     centre = middle + 0.02
     arrow(ax, (right + 0.62, centre), (5.42, centre))
@@ -182,11 +175,7 @@ def _kernel_panel(ax, side, centre, taps, d, title, *, previous=None):
     )
     ax.add_patch(reach)
     if previous is not None:
-        ax.add_patch(
-            Rectangle(
-                (previous[1] - 1.5, previous[0] - 1.5), 3, 3, fill=False, edgecolor=GREEN, lw=2, zorder=4
-            )
-        )
+        ax.add_patch(Rectangle((previous[1] - 1.5, previous[0] - 1.5), 3, 3, fill=False, edgecolor=GREEN, lw=2, zorder=4))
     rows, columns = zip(*sorted(taps - {centre}), strict=True)
     ax.plot(columns, rows, "o", color=VERMILION, ms=6, mec="white", mew=0.6, zorder=5)
     ax.plot(centre[1], centre[0], "s", color=BLUE, ms=6, mec="white", mew=0.6, zorder=6)
@@ -200,22 +189,13 @@ def _kernel_legend(fig, *, previous=False):
     handles = [
         Line2D([], [], marker="s", color=BLUE, label="centre", **dot),
         Line2D([], [], marker="o", color=VERMILION, label="other positions read", **dot),
-        Rectangle(
-            (0, 0), 1, 1, facecolor=shade(ORANGE, 0.35), edgecolor="#C9CED6", label="ordinary 3×3 window"
-        ),
+        Rectangle((0, 0), 1, 1, facecolor=shade(ORANGE, 0.35), edgecolor="#C9CED6", label="ordinary 3×3 window"),
         Rectangle((0, 0), 1, 1, fill=False, edgecolor=INK, linestyle="--", label="reach $[-d, d]^2$"),
     ]
     if previous:
-        handles.append(
-            Rectangle((0, 0), 1, 1, fill=False, edgecolor=GREEN, lw=2, label="window one step before")
-        )
+        handles.append(Rectangle((0, 0), 1, 1, fill=False, edgecolor=GREEN, lw=2, label="window one step before"))
     fig.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        columnspacing=1.2,
-        handletextpad=0.4,
-        fontsize=7.5,
+        handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2, handletextpad=0.4, fontsize=7.5
     )
 
 
@@ -251,13 +231,7 @@ def figure_3_4(k=8, d=4, side=13):
         centre = (row, column + step)
         previous = (row, column) if step else None
         _kernel_panel(
-            ax,
-            side,
-            centre,
-            _taps(block, side, centre),
-            d,
-            f"position ({centre[0]}, {centre[1]})",
-            previous=previous,
+            ax, side, centre, _taps(block, side, centre), d, f"position ({centre[0]}, {centre[1]})", previous=previous
         )
     _kernel_legend(fig, previous=True)
     return fig

@@ -109,18 +109,8 @@ def cuboid(ax, x, y, width, height, depth, *, colour, cells=None, zorder=2):
         the x and y of the middle of the whole shape's right-hand side.
     """
     dx, dy = 0.72 * depth, 0.5 * depth
-    top = [
-        (x, y + height),
-        (x + dx, y + height + dy),
-        (x + width + dx, y + height + dy),
-        (x + width, y + height),
-    ]
-    side = [
-        (x + width, y),
-        (x + width + dx, y + dy),
-        (x + width + dx, y + height + dy),
-        (x + width, y + height),
-    ]
+    top = [(x, y + height), (x + dx, y + height + dy), (x + width + dx, y + height + dy), (x + width, y + height)]
+    side = [(x + width, y), (x + width + dx, y + dy), (x + width + dx, y + height + dy), (x + width, y + height)]
     edge = {"edgecolor": shade(colour, -0.45), "linewidth": 0.7, "joinstyle": "round"}
     ax.add_patch(Polygon(top, facecolor=shade(colour, 0.7), zorder=zorder, **edge))
     ax.add_patch(Polygon(side, facecolor=shade(colour, 0.2), zorder=zorder, **edge))
@@ -131,9 +121,7 @@ def cuboid(ax, x, y, width, height, depth, *, colour, cells=None, zorder=2):
         for r, row in enumerate(cells):
             for c, fill in enumerate(row):
                 corner = (x + c * w, y + (rows - 1 - r) * h)
-                ax.add_patch(
-                    Rectangle(corner, w, h, facecolor=fill, edgecolor="white", linewidth=0.6, zorder=zorder)
-                )
+                ax.add_patch(Rectangle(corner, w, h, facecolor=fill, edgecolor="white", linewidth=0.6, zorder=zorder))
     return x + width + dx, y + (height + dy) / 2
 
 
@@ -144,8 +132,4 @@ def grid(ax, rows, columns, *, fill=None, line="#C9CED6", background="white", lw
     for r in range(rows):
         for c in range(columns):
             colour = (fill or {}).get((r, c), background)
-            ax.add_patch(
-                Rectangle(
-                    (c - 0.5, r - 0.5), 1, 1, facecolor=colour, edgecolor=line, linewidth=lw, clip_on=False
-                )
-            )
+            ax.add_patch(Rectangle((c - 0.5, r - 0.5), 1, 1, facecolor=colour, edgecolor=line, linewidth=lw, clip_on=False))
