@@ -5,7 +5,9 @@ import dataclasses
 import sys
 from functools import partial
 
+from .files import one_line
 from .naming import unknown_name
+from .process import one_interrupt
 from .settings import in_range
 
 
@@ -217,9 +219,10 @@ def build_parser():
 def main(argv=None):
     args = build_parser().parse_args(argv)
     try:
-        args.function(args)
+        with one_interrupt():
+            args.function(args)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        sys.exit(f"ctxnet: {error}")
+        sys.exit(f"ctxnet: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("ctxnet: interrupted; the same command goes on from its last checkpoint")
 

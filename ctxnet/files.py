@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shlex
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -103,6 +104,15 @@ def read_sealed(path):
     return value
 
 
+def one_line(error):
+    """An error as one line for the command line. An OSError without a path says what it can: some libraries drop theirs."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.errno and error.filename is None and "/" not in text:
+        places = sorted({os.getcwd(), tempfile.gettempdir()})
+        return f"{text}: in a file that was not named, under {' or '.join(places)}"
+    return text
+
+
 def renew(path):
     """What a message advises about a damaged file. Never to delete it: it may be a committed result."""
     return f"bring it back with `git checkout -- {shlex.quote(str(path))}`, or move it away and run the same command again"
@@ -188,6 +198,18 @@ def _remove_marked(folder, mark):
             path.rmdir()
     with suppress(OSError):
         folder.rmdir()
+
+
+def read_json(path):
+    """A JSON file that no seal vouches for.
+
+    Raises:
+        ValueError: in one line with the path, if it is not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({str(error) or 'nested too deep'}); {renew(path)}") from None
 
 
 def write_csv(path, header, rows):

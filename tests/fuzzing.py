@@ -734,6 +734,49 @@ def fourier(r, c, s):
     )
 
 
+@operator(1)
+def rarer(r, c, s):
+    """What a rule may not exist for: right, a bound, or refused by name."""
+    seed, last, n = r.randrange(999), s[-1], len(s)
+    total = c * math.prod(s)
+    shape = ", ".join(map(str, (c, *s)))
+    return r.choice(
+        [
+            f"Fn(lambda x, i: x.flatten(1).gather(1, i.expand(len(x), -1)).reshape(len(x), {shape}), "
+            f"dict(i=perm({seed}, {total})[None]))",
+            "Fn(lambda x: F.cosine_similarity(x + 0.7, x.roll(1, 2) - 0.3, dim=1).unsqueeze(1))" if c > 1 else None,
+            f"Fn(lambda x, w: torch.cdist(x.flatten(2), w.expand(len(x), -1, -1)).unsqueeze(1)"
+            f".expand(-1, 2, -1, -1), w=rand({seed}, 1, 3, {math.prod(s)}))"
+            if n == 2
+            else None,
+            "Fn(lambda x: x.diagonal(dim1=2, dim2=3).unsqueeze(2).expand(-1, -1, 2, -1))" if n == 2 else None,
+            f"Fn(lambda x, i: x.scatter_reduce(2, i.expand(len(x), {', '.join(['-1'] * (n + 1))}), x.flip(-1), 'sum'), "
+            f"dict(i=ints({seed}, {s[0]}, 1, {shape})))",
+            "nn.Softshrink(0.1)",
+            f"Fn(lambda x, w: F.bilinear(x.movedim(1, -1), x.movedim(1, -1), w).movedim(-1, 1), "
+            f"w=rand({seed}, 2, {c}, {c}))",
+            "Fn(lambda x: torch.linalg.matrix_norm(x, dim=(-2, -1), keepdim=True).sigmoid() * (x + 0.7))" if n > 1 else None,
+            f"Fn(lambda x: x.std({n + 1}, keepdim=True) + x)" if last > 2 else None,
+            "Fn(lambda x: torch.atan2(x + 0.7, x.roll(1, -1)))",
+            "Fn(lambda x: torch.nan_to_num(x))",
+            "Fn(lambda x: torch.hstack([x, x.flip(-1)]))",
+            "Fn(lambda x: x.contiguous(memory_format=torch.channels_last))" if n == 2 else None,
+            "Fn(lambda x: x.quantile(0.3, 2, keepdim=True))",
+            f"Fn(lambda x, w: torch.baddbmm(x[:, 0], x[:, 0], w.expand(len(x), -1, -1)).unsqueeze(1), "
+            f"w=rand({seed}, 1, {last}, {last}))"
+            if n == 2
+            else None,
+            f"Fn(lambda x: x.as_strided((len(x), {c}, {s[0] - 1}), (x.stride(0), x.stride(1), 1), 1))" if n == 1 else None,
+            "Fn(lambda x: x.unfold(2, 2, 1).sum(-1))",
+            "Fn(lambda x: torch.fft.irfft(torch.fft.rfft(x + 0.7) * torch.fft.rfft(x.flip(2) + 0.3).conj(), n=x.shape[-1]))",
+            "Fn(lambda x: torch.stft(x.flatten(0, 1), 4, 2, return_complex=True, center=False, "
+            "window=torch.ones(4, dtype=x.dtype)).abs().unflatten(0, (len(x), -1)).flatten(1, 2))"
+            if n == 1
+            else None,
+        ]
+    )
+
+
 @operator(1, (2, 3))
 def sampled(r, c, s):
     seed = r.randrange(999)
@@ -951,8 +994,33 @@ def places(network, r):
     return sorted(chosen), [every[i] if sizes else (0,) * n for i in sorted(chosen)]
 
 
+WINDOWS = r"nn\.(Conv\d|AvgPool|MaxPool|ReLU|GELU|SiLU|Tanh|BatchNorm|Identity|Dropout)|.*F\.pad\(.*mode='constant'"
+
+
+def off_centre(network, answers, positions, grid):
+    """Windows alone: a field that ends within the image lies around its feature's place. Says where it does not."""
+    texts = network.texts[: len(network.texts) - (network.end != "map")]
+    wrapped = any(f"padding_mode='{mode}'" in text for text in texts for mode in ("circular", "reflect", "replicate"))
+    wrapped |= any("same" in text for text in texts)  # where the kernel is even, the padding is not
+    dilated = any(re.search(r"dilation=(\(.*2.*?\)|2)", text) for text in texts)
+    step = math.prod(max(map(int, re.findall(r"\d", s))) for s in re.findall(r"stride=(\(.*?\)|\d)", " ".join(texts)))
+    step *= math.prod(3 for text in texts if "AvgPool" in text and "stride" not in text)
+    if dilated or wrapped or network.end == "pooled" or not all(re.match(WINDOWS, text) for text in texts):
+        return None
+    for (mask, _), position in zip(answers, positions, strict=True):
+        for dim, size in enumerate(mask.shape):
+            line = mask.movedim(dim, 0).reshape(mask.shape[dim], -1).any(1).nonzero().flatten().tolist()
+            if line and line[0] >= step and line[-1] < size - step:  # with gaps, the border may cut more off
+                middle, center = (line[0] + line[-1]) / 2, float(grid.centers[tuple(position)][dim])
+                if abs(middle - center) > 1e-6:
+                    return f"position {position}: field around {middle} in dimension {dim}, center {center}"
+    return None
+
+
 def judge(network, seed=0):
     """Measure a network and ask the oracle."""
+    if len(network.size) == 2 and not any("Conv" in text or "conv" in text for text in network.texts):
+        return Verdict("unjudged", "two numbers could be channels and length, or rows and columns")
     net = make(network)
     numbers, positions = places(network, random.Random(seed))
     before = {k: v.clone() for k, v in net.state_dict().items()}
@@ -971,6 +1039,8 @@ def judge(network, seed=0):
         return Verdict("wrong", "the state of the model changed")
     if not torch.equal(noise, torch.get_rng_state()) or not net.training:
         return Verdict("wrong", "random numbers or the mode changed")
+    if (why := off_centre(network, answers, positions, grid)) is not None:
+        return Verdict("wrong", why)
     kinds, right = set(), None
     for draws, strict, steps in ((2, 1e-10, (1.5, -2.0)), (12, 1e-12, (1.5, -2.0, 30.0, -0.1, 0.01, -30.0))):
         found = reached(network, draws, seed, strict, steps)

@@ -151,6 +151,33 @@ def test_grid_table_says_what_it_cannot_know():
     assert wide.padding == (None, None) and wide.field == (8, 16)
 
 
+SITS = [  # stride and offset along a dimension of 12 pixels
+    (nn.Conv2d(3, 4, 3, 2, dilation=2), 2, 2),
+    (nn.Conv2d(3, 4, 4, 2, 1), 2, 0.5),
+    (nn.ConvTranspose2d(3, 4, 2, 2), 0.5, -0.25),
+    (nn.ConvTranspose2d(3, 4, 3, 2, 1), 0.5, 0),
+    (nn.ConvTranspose2d(3, 4, 3, 2, 2, dilation=2), 0.5, 0),
+    (nn.ConvTranspose2d(3, 4, 4, 4, 1, 1), 0.25, -0.125),
+    (nn.AvgPool2d(4), 4, 1.5),
+    (nn.MaxPool2d(3, 2, 1), 2, 0),
+    (nn.MaxPool2d(2, 2, dilation=3), 2, 1.5),
+    (nn.AdaptiveAvgPool2d(3), 4, 1.5),
+    (nn.Upsample(scale_factor=2, mode="bilinear"), 0.5, -0.25),
+    (nn.Upsample(scale_factor=0.5, mode="bilinear"), 2, 0.5),
+    (nn.Upsample(size=23, mode="bilinear", align_corners=True), 0.5, 0),
+    (nn.Upsample(size=4, mode="nearest-exact"), 3, 1),
+    (nn.PixelUnshuffle(2), 2, 0.5),
+    (nn.ZeroPad2d(2), 1, -2),
+    (Fn(lambda x: x[:, :, 1::3, 1::3]), 3, 1),
+]
+
+
+@pytest.mark.parametrize(("layer", "stride", "offset"), SITS)
+def test_where_the_features_of_a_layer_sit(layer, stride, offset):
+    (row,) = grid_table(nn.Sequential(layer), (3, 12, 12), ["0"])
+    assert row.stride == (stride,) * 2 and row.offset == (offset,) * 2
+
+
 TILED = {
     "plain": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Tanh(), nn.Conv2d(4, 4, 5, 1, 2)), "2", 64),
     "unpadded": (lambda: nn.Sequential(nn.Conv2d(3, 4, 4, 2), nn.Tanh(), nn.Conv2d(4, 4, 3)), "2", 64),

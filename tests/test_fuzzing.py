@@ -1,6 +1,7 @@
 """Random networks: what the measure calls exact is right, what it calls a bound contains what is right."""
 
 import collections
+import random
 import warnings
 
 import pytest
@@ -43,6 +44,34 @@ def test_networks_depend_on_their_seed_alone():
     first = [fuzzing.random_network(seed).texts for seed in (3, 4)]
     torch.rand(7)
     assert first == [fuzzing.random_network(seed).texts for seed in (3, 4)] and first[0] != first[1]
+
+
+def _windows(r):
+    """A chain of convolutions and pools without dilation, whose middle feature's field ends within the image."""
+    texts = []
+    for _ in range(r.randint(1, 4)):
+        k, s = [tuple(r.randint(1, high) for _ in range(2)) for high in (4, 2)]
+        p = tuple(r.randint(0, e // 2) for e in k)
+        conv = f"nn.Conv2d(2, 2, {k}, {s}, {p}, groups={r.randint(1, 2)})"
+        texts.append(r.choice([conv, f"nn.MaxPool2d({k}, {s}, {p})", f"nn.AvgPool2d({k}, {s}, {p}, ceil_mode=True)"]))
+    return texts
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_features_sit_in_the_middle_of_their_fields(seed):
+    r = random.Random(seed)
+    texts = _windows(r)
+    size = (2, r.randint(60, 70), r.randint(60, 70))
+    network = fuzzing.Network(texts, size, "map", None)
+    net = fuzzing.make(network)
+    map = tuple(net(torch.zeros(1, *size)).shape[2:])
+    at = tuple(n // 2 - r.randint(0, 1) for n in map)
+    answers, grid = fuzzing.measured(network, net, [at])
+    mask, exact = answers[0]
+    for dim in range(2):
+        line = mask.movedim(dim, 0).any(1).nonzero().flatten().tolist()
+        assert exact and line[0] > 0 and line[-1] < size[1 + dim] - 1
+        assert float(grid.centers[at][dim]) == pytest.approx((line[0] + line[-1]) / 2, abs=1e-9), texts
 
 
 def _by_hand(text, map=(6, 7), size=(2, 6, 7)):

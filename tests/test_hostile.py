@@ -16,8 +16,9 @@ from ctxnet.data.prepared import load_prepared
 from ctxnet.measure import ContextProfile
 from ctxnet.naming import unknown_name
 from ctxnet.pipeline.notebook import declared_parameters, run_notebook
-from ctxnet.tensors import load_tensors, read_weights
+from ctxnet.tensors import load_tensors, read_weights, save_tensors
 from ctxnet.training import load_params, read_record
+from ctxnet.training.run import _stored_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -179,3 +180,12 @@ def test_a_line_for_an_unknown_name_stays_short():
     many = [f"{number:x}" * 3 for number in range(5000)]
     assert len(str(unknown_name("timm model", "ÿÿÿÿÿÿÿÿÿÿÿ", many))) < 1000
     assert len(str(unknown_name("model", "x" * 10**5, many))) < 1000
+
+
+def test_a_checkpoint_that_says_no_settings_is_named(tmp_path):
+    for name, state in (("checkpoint", {"history": []}), ("weights", ["config"]), ("checkpoint", None)):
+        folder = tmp_path / f"{name}{type(state).__name__}"
+        save_tensors(folder / f"{name}.safetensors", {"a": torch.zeros(1)}, state)
+        with pytest.raises(ValueError, match=f"{name}.safetensors: no record of a run") as caught:
+            _stored_config(folder)
+        assert "\n" not in str(caught.value)

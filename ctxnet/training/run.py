@@ -131,7 +131,10 @@ def _set_aside(folder, config):
 def _stored_config(folder):
     for name in ("record.json", "weights.safetensors", "checkpoint.safetensors"):
         if (folder / name).exists():
-            return read_record(folder)["config"] if name == "record.json" else load_tensors(folder / name)[1]["config"]
+            state = read_record(folder) if name == "record.json" else load_tensors(folder / name)[1]
+            if not isinstance(state, dict) or "config" not in state:
+                raise ValueError(f"{folder / name}: no record of a run, it says no settings; {renew(folder / name)}")
+            return state["config"]
     return None
 
 
