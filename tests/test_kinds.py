@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ctxnet.report import records
-from ctxnet.site import made
+from ctxnet.paper import results as records
+from ctxnet.paper.book import made
 
 from ctxnet.atlas import records as atlas
 from ctxnet.data import prepared
