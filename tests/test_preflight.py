@@ -462,7 +462,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     print(f"peak memory of a PNG of 88 megapixels: {peak} MiB")
-    assert peak < 1000
+    assert peak < 1300
 
 
 def test_the_hash_of_the_contents_is_that_of_names_and_bytes(source):
