@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ctxnet.paper import results as records
-from ctxnet.paper.book import made
 
 from ctxnet.atlas import records as atlas
 from ctxnet.data import prepared
+from ctxnet.paper import results as records
+from ctxnet.paper.book import made
 from ctxnet.pipeline import stages
 from ctxnet.tensors import load_tensors
 from ctxnet.training import load_params, load_protocol, run
