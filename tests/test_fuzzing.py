@@ -32,7 +32,7 @@ def test_random_networks(part):
     counts = _judged(range(part * PER_TEST, (part + 1) * PER_TEST))
     # Refusing everything, or calling everything a bound, would be no way out.
     assert counts["right"] >= 0.5 * PER_TEST and counts["refused"] <= 0.3 * PER_TEST
-    assert counts["unjudged"] <= 0.2 * PER_TEST
+    assert counts["unjudged"] <= 0.3 * PER_TEST
 
 
 @pytest.mark.torture
