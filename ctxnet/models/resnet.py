@@ -168,6 +168,7 @@ class ResNet(Classifier):
             raise ValueError(f"offset_scale={offset_scale!r} must lie in (0, 1]; nearest valid value: 1.0")
         dilation = scaled_offset(dilation, offset_scale) if dilation > 1 else 1
         if "d" in context_args:
+            require_at_least("d", context_args["d"], 1)
             context_args["d"] = scaled_offset(context_args["d"], offset_scale)
         names = [f"layer{s + 1}.{b}" for s, count in enumerate(STAGES[depth]) for b in range(count)]
         chosen = _chosen_blocks(names, stages, blocks) if context else []
