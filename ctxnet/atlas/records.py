@@ -18,7 +18,6 @@ from ..files import (
     atomic_path,
     read_sealed,
     remove_partials,
-    run_folder,
     sha256,
     stable_hash,
     write_csv,
@@ -27,6 +26,7 @@ from ..files import (
 )
 from ..locking import one_writer
 from ..measure import ContextProfile
+from ..records import run_folder
 from ..tensors import read_weights
 from .measures import SHARES, erf_share, measure, probe_images, shown_stages, stages, throughput
 from .names import find_row, folder_name

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ctxnet.atlas.records import FOLDER, command, load_stages, read_record, read_records, summary
 from ctxnet.atlas.rows import FAMILIES
-from ctxnet.files import run_folder, write_bytes
+from ctxnet.files import write_bytes
+from ctxnet.records import run_folder
 from ctxnet.measure import ContextProfile
 from ctxnet.report import plots, style
 from ctxnet.report.records import MissingRecord

@@ -15,7 +15,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from ctxnet.files import run_folder, stable_hash, write_text
+from ctxnet.files import stable_hash, write_text
+from ctxnet.records import run_folder
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
 from ctxnet.report import html, statistics, tables

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctxnet.files import run_folder
+from ctxnet.records import run_folder
 
 RECORD_COLUMNS = ["variant", "seed", "top1", "top1_best", "n", "epochs", "parameters", "config_hash"]
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "valid_loss", "top1"]

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import run_folder
 from ..locking import Busy
 from ..naming import require_known
+from ..records import changes, read_provenance, read_record, run_folder
 from ..tensors import load_tensors
 from .protocol import identity, load_params, rows_of, seeds_of
-from .run import read_record, require_device, run
+from .run import require_device, run
 from .seeds import parse_seeds
 
 

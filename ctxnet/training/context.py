@@ -1,12 +1,14 @@
 """Context profiles of networks: the trained one at the end of a run, and the full-size one at initialisation."""
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 
 import numpy as np
 
 from .. import provenance
+from ..atlas.measures import SHARES, erf_share
 from ..data import normalise, probe
 from ..files import remove_partials, sha256, write_json, write_sealed
 from ..locking import one_writer
@@ -35,6 +37,15 @@ def trained_profile(model, variant, images):
     if variant in SUMMED:
         profile.summed = summed_erf(model, images)
     return profile
+
+
+def shares(profile):
+    """Numbers of a profile's full maps for its record: the shares of the pixels that hold 50, 90 and 99 % of each
+    effective receptive field, float64 (L,), NaN without a gradient."""
+    return {
+        f"erf{100 * part:g}_share": [erf_share(erf, part) if erf.any() else math.nan for erf in profile.erf]
+        for part in SHARES
+    }
 
 
 def initial_network(variant, settings):

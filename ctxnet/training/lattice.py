@@ -20,9 +20,9 @@ from ..locking import one_writer
 from ..measure import profile_lattice, residual_blocks
 from ..models import list_models
 from ..naming import require_known
+from ..records import read_record
 from .context import initial_network
 from .protocol import load_lattice, load_measure
-from .run import read_record
 
 LEVELS = 15  # steps of either map above nothing: together they fill a byte
 DECADES = 3  # of the effective receptive field, below its strongest cell, that its steps span

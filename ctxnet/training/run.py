@@ -9,14 +9,26 @@ import torch
 from .. import provenance
 from ..data import prepare_dataset
 from ..data.held_out import hold_out
-from ..files import read_sealed, remove_partials, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
+from ..files import remove_partials, stable_hash
 from ..locking import one_writer
 from ..models import count_parameters, create_model, list_models
 from ..models.variants import VARIANTS
 from ..naming import require_known
+from ..records import (
+    changes,
+    encode_csv,
+    encode_predictions,
+    encode_profile,
+    read_record,
+    run_folder,
+    set_aside,
+    write_images,
+    write_record,
+)
 from ..tensors import load_tensors, save_tensors
 from .checkpoint import Checkpoints, load_checkpoint
-from .context import profile_images, trained_profile
+from .clock import Clock
+from .context import profile_images, shares, trained_profile
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
 from .seeds import parse_seeds
@@ -72,6 +84,8 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
         RuntimeError: if the device is missing.
         FloatingPointError: if the loss is no longer finite.
     """
+    from .trace import run_trace
+
     require_known("variant", variant, list_models())
     root = Path(root)
     require_device(protocol)
@@ -80,55 +94,32 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
     if protocol.held_out:
         prepared = hold_out(prepared, protocol.held_out)
-    config = identity(protocol, variant, seed, prepared.manifest_hash)
+    key = {"settings": identity(protocol, variant, seed, prepared.manifest_hash), "trace": run_trace(protocol, variant)}
     with one_writer(folder):
         remove_partials(folder)
-        _set_aside(folder, config)
+        _set_aside(folder, key)
         record = read_record(folder)
         if record is None:
-            started = time.perf_counter()
-            state = _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs)
+            clock = Clock()
+            state = _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock)
             if state is None:
                 return RunResult("paused", folder, None)
-            record = _finish(protocol, variant, seed, prepared, config, folder, state, root, started)
+            record = _finish(protocol, variant, seed, prepared, key, folder, state, root, clock)
     return RunResult("finished", folder, record)
 
 
-def read_record(folder):
-    """The record in a run's folder as a dict, or None if there is none.
-
-    Raises:
-        ValueError: in one line with the path, if it or a file it vouches for is damaged.
-    """
-    path = Path(folder) / "record.json"
-    if not path.exists():
-        return None
-    record = read_sealed(path)
-    for name, expected in record["files"].items():
-        if not path.with_name(name).is_file() or sha256(path.with_name(name)) != expected:
-            raise ValueError(f"{path.with_name(name)}: damaged or missing; delete {path} and run the same command again")
-    return record
+def _set_aside(folder, key):
+    """Move a run out of the way that was made under other settings or by code that computed something else."""
+    old = _stored_key(folder)
+    if old is not None and (reason := changes(old, key)):
+        set_aside(folder, old, reason)
 
 
-def _set_aside(folder, config):
-    """Move a run made under other settings out of the way, saying what changed."""
-    old = _stored_config(folder)
-    if old is None or old == config:
-        return
-    keys = [key for key in sorted(old | config) if old.get(key) != config.get(key)]
-    changed = "; ".join(f"{key} {old.get(key)!r} → {config.get(key)!r}" for key in keys)
-    aside = folder.parents[2] / "superseded" / f"{folder.parent.name}-{folder.name}-{stable_hash(old)[:8]}"
-    aside.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path.name != ".lock":
-            path.replace(aside / path.name)
-    print(f"{folder}: settings changed ({changed}); the earlier run is kept in {aside}")
-
-
-def _stored_config(folder):
+def _stored_key(folder):
     for name in ("record.json", "weights.safetensors", "checkpoint.safetensors"):
         if (folder / name).exists():
-            return read_record(folder)["config"] if name == "record.json" else load_tensors(folder / name)[1]["config"]
+            state = read_record(folder) if name == "record.json" else load_tensors(folder / name)[1]
+            return {"settings": state["config"], "trace": state.get("trace")}
     return None
 
 
@@ -153,7 +144,7 @@ def network(protocol, variant, seeds, *, num_classes):
     return create_model(variant, seed=seeds.seed, **sizes, **chosen)
 
 
-def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs):
+def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock):
     """Train to the last epoch; returns the learner, its history and the seconds spent, or None when out of time."""
     from ..data import loaders
     from .learner import RunProgress, build_learner, fit_epoch
@@ -172,10 +163,12 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
     if weights.exists():  # trained before; only its record is missing
         tensors, state = load_tensors(weights)
         history, spent = state["history"], state["seconds"]
+        clock.go_on(state)
         learner.model.load_state_dict(tensors)
     elif checkpoint.exists():
         state = load_checkpoint(checkpoint, learner)
         history, spent = state["history"], state["seconds"]
+        clock.go_on(state)
     batches = [len(dls.train) + len(dls.valid) * protocol.validates(epoch) for epoch in range(protocol.epochs)]
     if progress and len(history) < protocol.epochs:
         bar = RunProgress(f"{variant} seed {seed}", total=sum(batches), done=sum(batches[: len(history)]))
@@ -196,39 +189,34 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
         longest = max(longest, time.perf_counter() - started)
         spent += time.perf_counter() - started
         if epoch + 1 < protocol.epochs:
-            checkpoints.after_epoch({"config": config, "history": history, "seconds": spent})
+            checkpoints.after_epoch(_state(key, history, spent, clock))
     if not weights.exists():
-        save_tensors(weights, learner.model.state_dict(), {"config": config, "history": history, "seconds": spent})
+        save_tensors(weights, learner.model.state_dict(), _state(key, history, spent, clock))
     checkpoint.unlink(missing_ok=True)  # also one that a kill between the two left behind
     if progress and hasattr(learner, "run_progress"):
         learner.run_progress.close()
     return learner, history, spent
 
 
-def _finish(protocol, variant, seed, prepared, config, folder, state, root, started):
-    """Measure the trained network and write the record, last of all files: it vouches for the others."""
+def _state(key, history, spent, clock):
+    """What a checkpoint tells of a run beside its tensors."""
+    made = {"config": key["settings"], "trace": key["trace"]}
+    return made | {"history": history, "seconds": spent} | clock.stated()
+
+
+def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
+    """Measure the trained network and write the record."""
     learner, history, spent = state
     if not hasattr(learner.bookkeeper, "predicted"):  # trained before
         learner.validate()
     keeper, model = learner.bookkeeper, learner.model.eval()
     images = profile_images(prepared, protocol.profile_images).to(protocol.device)
-    trained_profile(model, variant, images).save(folder / "context.npz")
-    write_csv(folder / "history.csv", [*HISTORY, "train_top1"] if protocol.train_top1 else HISTORY, history)
-    write_csv(
-        folder / "predictions.csv", ("image", "label", "predicted"),
-        zip(prepared.valid_ids, keeper.labels.tolist(), keeper.predicted.tolist(), strict=True),
-    )
-    seen = len(history) * len(prepared.train_ids)
-    write_json(
-        folder / "provenance.json",
-        provenance.collect(prepared.manifest_hash, root=root, device=protocol.device)
-        | {
-            "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
-            "wall_seconds": round(spent + time.perf_counter() - started, 1),
-            "training_seconds": round(spent, 1),
-            "images_per_second": round(seen / spent, 1) if spent else None,
-        },
-    )
+    profile = trained_profile(model, variant, images)
+    files = {
+        "context.npz": encode_profile(profile, numbers=shares(profile)),
+        "history.csv": encode_csv([*HISTORY, "train_top1"] if protocol.train_top1 else HISTORY, history),
+        "predictions.bin": encode_predictions(keeper.predicted),
+    }
     record = {
         "protocol": protocol.name,
         "variant": variant,
@@ -238,9 +226,16 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         "n": len(prepared.valid_ids),
         "epochs": len(history),
         "parameters": count_parameters(model),
-        "config": config,
-        "config_hash": stable_hash(config),
-        "files": {name: sha256(folder / name) for name in ("context.npz", "history.csv", "predictions.csv")},
+        "config": key["settings"],
+        "config_hash": stable_hash(key["settings"]),
+        "trace": key["trace"],
+        "images": write_images(protocol.name, prepared.valid_ids, keeper.labels.tolist(), root),
     }
-    write_sealed(folder / "record.json", record)
-    return record
+    seen = len(history) * len(prepared.train_ids)
+    source = provenance.collect(prepared.manifest_hash, root=root, device=protocol.device) | {
+        "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
+        "training_seconds": round(spent, 1),
+        "images_per_second": round(seen / spent, 1) if spent else None,
+        **clock.stated(),
+    }
+    return write_record(folder, record, files, source)

@@ -1,0 +1,25 @@
+"""The only code that reads or writes results: one record format, one codec for maps, one key."""
+
+from .key import changes, close
+from .maps import decode_profile, encode_profile, load_profile, save_profile
+from .store import (
+    DamagedRecord,
+    encode_csv,
+    encode_predictions,
+    protocol_folder,
+    read_history,
+    read_predictions,
+    read_provenance,
+    read_record,
+    records_of,
+    run_folder,
+    set_aside,
+    write_images,
+    write_record,
+)
+
+__all__ = [
+    "DamagedRecord", "changes", "close", "decode_profile", "encode_csv", "encode_predictions", "encode_profile",
+    "load_profile", "protocol_folder", "read_history", "read_predictions", "read_provenance", "read_record", "records_of",
+    "run_folder", "save_profile", "set_aside", "write_images", "write_record",
+]  # fmt: skip
