@@ -5,7 +5,26 @@ import dataclasses
 import sys
 from functools import partial
 
+from .files import one_line
 from .naming import unknown_name
+from .process import one_interrupt
+from .settings import in_range
+
+
+def _number(kind, interval):
+    """For argparse: a number of this kind within an interval such as "[1, 64]"."""
+
+    def parse(text):
+        try:
+            return in_range(kind(text), interval, "")
+        except ValueError as error:
+            reason = str(error) if str(error).startswith("=") else f"={text!r} must be of type {kind.__name__}"
+            raise argparse.ArgumentTypeError(reason.removeprefix("=")) from None
+
+    return parse
+
+
+_MINUTES, _COUNT, _PIXELS = _number(float, "(0, 1000000]"), _number(int, "[1, 1024]"), _number(int, "[8, 4096]")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -17,7 +36,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _seed(text):
-    return int(text) if text.isdecimal() else text
+    from .training.seeds import parse_seeds
+
+    try:
+        return parse_seeds(text).label
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _list(args):
@@ -138,7 +162,7 @@ def build_parser():
     sub.add_argument("--protocol", required=True, help="a group of params.yaml: quick, small, thesis")
     sub.add_argument("--variant", required=True, help="a name from `list`")
     sub.add_argument("--seed", type=_seed, default=0, help="a number, or a label such as 7-init3-draw4")
-    sub.add_argument("--max-minutes", type=float, help="stop cleanly before the epoch that would not end in time")
+    sub.add_argument("--max-minutes", type=_MINUTES, help="stop cleanly before the epoch that would not end in time")
     sub.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -146,8 +170,8 @@ def build_parser():
     sub_campaign.add_argument("--protocol", required=True, help="a group of params.yaml")
     sub_campaign.add_argument("--rows", nargs="+", help="only these")
     sub_campaign.add_argument("--seeds", nargs="+", type=_seed, help="only these")
-    sub_campaign.add_argument("--max-minutes", type=float, help="stop cleanly when the next epoch would not end in time")
-    sub_campaign.add_argument("--at-once", type=int, default=1, metavar="N", help="so many runs side by side")
+    sub_campaign.add_argument("--max-minutes", type=_MINUTES, help="stop cleanly when the next epoch would not end in time")
+    sub_campaign.add_argument("--at-once", type=_COUNT, default=1, metavar="N", help="so many runs side by side")
     sub_campaign.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub_campaign.add_argument("--dry-run", action="store_true", help="print the plan with minutes per run")
     sub_campaign.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -168,7 +192,7 @@ def build_parser():
     )  # fmt: skip
     sub_atlas.add_argument("--weights", help="file of weights (.safetensors, .pth) for the one network named")
     sub_atlas.add_argument("--pretrained", action="store_true", help="the library's weights, where they can be downloaded")
-    sub_atlas.add_argument("--input-size", type=int, help="side of the input in pixels instead of the network's own")
+    sub_atlas.add_argument("--input-size", type=_PIXELS, metavar="PX", help="side of the input instead of the network's own")
     sub_atlas.add_argument("--redraw", action="store_true", help="draw all figures again")
     sub_atlas.add_argument("--list", action="store_true", help="show the rows and stop")
     sub_atlas.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -195,9 +219,10 @@ def build_parser():
 def main(argv=None):
     args = build_parser().parse_args(argv)
     try:
-        args.function(args)
+        with one_interrupt():
+            args.function(args)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        sys.exit(f"ctxnet: {error}")
+        sys.exit(f"ctxnet: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("ctxnet: interrupted; the same command goes on from its last checkpoint")
 

@@ -2,13 +2,17 @@
 
 import difflib
 
+SHOWN = 40  # known names in a message where none is near
+
 
 def unknown_name(kind, name, known):
     """A ``ValueError`` (to be raised by the caller) saying that ``name`` is no ``kind``, with the nearest known ones."""
     known = [str(k) for k in known]
     near = {k.lower(): k for k in known}
-    matches = [near[m] for m in difflib.get_close_matches(str(name).lower(), near, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(repr(m) for m in matches)}?" if matches else f"known: {', '.join(known)}"
+    matches = [near[m] for m in difflib.get_close_matches(str(name)[:200].lower(), near, n=3, cutoff=0.5)]
+    shown = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
+    hint = f"did you mean {' or '.join(repr(m) for m in matches)}?" if matches else f"known: {shown}"
+    name = name if len(str(name)) <= 200 else f"{str(name)[:200]}…"
     return ValueError(f"unknown {kind} {name!r}; {hint}")
 
 

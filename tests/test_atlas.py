@@ -329,7 +329,7 @@ def test_a_model_in_a_file_of_ones_own(tmp_path, counted):
     file.write_text(MODEL.format(kernel=3))
     name = f"{file}:tiny"
     measured, _, failed = run(tmp_path, name, input_size=32)
-    assert measured[0].name == folder_name(name) == "mine.tiny" and not failed
+    assert measured[0].name == folder_name(name) and not failed
     record = atlas.read_record(measured[0])
     assert record["layers"] == ["0", "2"] and record["rf_side"] == [3, 5] and record["map"] == [32, 15]
     assert not run(tmp_path, name, input_size=32)[0]
@@ -351,7 +351,7 @@ def test_weights_of_a_file_have_a_record_of_their_own(tmp_path, counted):
     for scale, new in ((1.0, True), (1.0, False), (2.0, True)):
         save_tensors(weights, {key: scale * value for key, value in model.state_dict().items()}, {})
         measured, kept, failed = run(tmp_path, name, weights=weights, input_size=32)
-        assert not failed and bool(measured) == new and (measured + kept)[0].name == "mine.tiny+trained"
+        assert not failed and bool(measured) == new and (measured + kept)[0].name.startswith("mine.tiny+trained-")
     assert atlas.read_record(measured[0])["weights"] == "trained"
     save_tensors(weights, {"0.weight": torch.zeros(8, 3, 5, 5)}, {})
     assert "0.bias is missing" in run(tmp_path, name, weights=weights, input_size=32)[2][name]
@@ -388,7 +388,7 @@ def test_names_of_the_libraries(tmp_path):
     theirs, ours = atlas.find_row("timm:resnet18"), atlas.find_row("resnet18")
     with torch.device("meta"):
         assert type(theirs.build()).__module__.startswith("timm") and not type(ours.build()).__module__.startswith("timm")
-    assert folder_name("timm:resnet18") == "timm.resnet18" and folder_name("a/b.py:f", "w x") == "b.f+w.x"
+    assert folder_name("timm:resnet18") == "timm.resnet18" and folder_name("a/b.py:f", "w x").startswith("b.f+w.x-")
     with pytest.raises(ValueError, match="unknown model 'qqqqqqqqq'; known: lenet5"):
         atlas.find_row("qqqqqqqqq")
 
@@ -508,3 +508,22 @@ def test_a_record_of_another_folder_is_listed_by_its_folder(tmp_path):
     write_sealed(tmp_path / "results/atlas/x/record.json", record)
     path = records.write_tables(tmp_path)
     assert path.read_text().splitlines()[1] == "x,N,,s,initial,32,5,7,1,a,8,3,1,upper bound,1,–,,,,,,,,,"
+
+
+def test_results_of_two_files_with_one_name_lie_apart(tmp_path):
+    code = "from torch import nn\ndef make():\n    "
+    code += "return nn.Sequential(nn.Conv2d(3, {n}, 3), nn.ReLU(), nn.Conv2d({n}, 4, 3))\n"
+    names = []
+    for n, part in enumerate(("one", "two"), start=2):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.py").write_text(code.format(n=n))
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, n, 3), torch.nn.ReLU(), torch.nn.Conv2d(n, 4, 3))
+        torch.save(model.state_dict(), tmp_path / part / "initial.pth")
+        names.append(f"{tmp_path / part / 'model.py'}:make")
+    for name, part in zip(names, ("one", "two"), strict=True):
+        assert len(run(tmp_path, name, input_size=32)[0]) == 1
+        assert len(run(tmp_path, name, weights=tmp_path / part / "initial.pth", input_size=32)[0]) == 1
+    found = records.read_records(tmp_path)
+    assert len(found) == 4 and sorted({record["name"] for record in found.values()}) == names
+    assert sum(record["weights"] == "initial" for record in found.values()) == 2  # a file called initial is not that
+    assert len({folder_name(text) for text in ("a b", "a/b", "a.b", "a:b", "timm:x", "timm.x", "torchvision:x")}) == 6

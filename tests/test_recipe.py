@@ -169,6 +169,13 @@ def test_a_paused_run_in_bfloat16_ends_like_one_that_was_not(project):
     }
 
 
+def test_a_record_says_how_far_the_fresh_network_looked(project):
+    protocol = toy(project, epochs=1, initial_profile=True, by_layer=True, zero_init=True, image_size=32)
+    record = run(protocol, "resnet18", "2-draw1", root=project, progress=False).record
+    distances, shares = record["initial"]["distance"], record["initial"]["rf_share"]
+    assert len(distances) == len(shares) == 8 and all(0 < d < 32 for d in distances) and shares[0] < 1 == shares[-1]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

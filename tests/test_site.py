@@ -154,7 +154,7 @@ def test_every_formula_of_the_chapters_is_drawn():
 def test_only_a_site_is_replaced(site, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
-    with pytest.raises(ValueError, match="letters: holds something else"):
+    with pytest.raises(ValueError, match="letters: holds 'a.txt', which was not made here"):
         build_site("small", tmp_path / "letters", ROOT, executed=site.parent / "executed")
     assert (tmp_path / "letters" / "a.txt").exists()
     with pytest.raises(ValueError, match="did you mean 'small'"):

@@ -336,7 +336,7 @@ def test_a_diverging_run_leaves_no_record(project):
     [
         ({"learning_rat": 0.1}, "learning_rate"),
         ({"epochs": "3"}, "protocols.quick.epochs"),
-        ({"epochs": 0}, "must be positive"),
+        ({"epochs": 0}, "nearest valid value: 1"),
         ({"flip": 1}, "type bool"),
         ({"device": "gpu"}, "unknown device"),
         ({"min_crop": 1.5}, "nearest valid value: 1.0"),

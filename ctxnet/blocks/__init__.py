@@ -2,6 +2,7 @@
 
 from .attention import PermutationAttention
 from .dilated import InsertedDilatedConv
+from .half import HalfMean, HalfPermutation, HalfShift, IdentityCopy
 from .permutation import SpatialPermutation
 from .random_dilated import RandomDilatedConcat, RandomDilatedConv
 
@@ -11,4 +12,8 @@ BLOCKS = {
     "inserted_dilated": InsertedDilatedConv,
     "random_dilated": RandomDilatedConcat,
     "random_dilated_conv": RandomDilatedConv,
+    "half_shift": HalfShift,
+    "half_permutation": HalfPermutation,
+    "half_mean": HalfMean,
+    "identity_copy": IdentityCopy,
 }

@@ -11,7 +11,7 @@ import math
 import sys
 from pathlib import Path
 
-from ctxnet.files import write_csv, write_json
+from ctxnet.files import write_csv, write_json, write_sealed
 from ctxnet.naming import require_known
 from ctxnet.pipeline.notebook import command, run_notebook
 
@@ -26,15 +26,10 @@ def data(protocol, root="."):
         ValueError: on an unknown protocol or a wrong setting, also among ``rows`` and ``protocol_names``.
     """
     from ctxnet.data import prepare_dataset
-    from ctxnet.models import list_models
     from ctxnet.training import load_params, load_protocol
 
     path = Path(root) / "params.yaml"
     settings, params = load_protocol(protocol, path), load_params(path)
-    for variant in params["rows"]:
-        require_known("variant", variant, list_models())
-    for name in params["protocol_names"]:
-        require_known("protocol", name, params["protocols"])
     prepared = prepare_dataset(settings, params, root)
     summary = {
         "dataset": settings.dataset,
@@ -44,7 +39,7 @@ def data(protocol, root="."):
         "valid_images": len(prepared.valid_ids),
         "manifest_hash": prepared.manifest_hash,
     }
-    write_json(Path(root) / "data" / f"{protocol}.json", summary)
+    write_sealed(Path(root) / "data" / f"{protocol}.json", summary)
 
 
 def report(protocol, root="."):

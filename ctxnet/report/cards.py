@@ -300,7 +300,7 @@ def _limits(variant, runs, shared):
         "It was evaluated on these validation images and on nothing else: not on other data, shifted or hostile images, nor "
         "for fairness, calibration or any use that matters to people.",
         "Its weights are not in the repository. The command below makes them; a run that has a record counts as finished, "
-        f"so delete `{folder}` first. They are read by `load_tensors` of `ctxnet.tensors`: "
+        f"so move `{folder}` away first. They are read by `load_tensors` of `ctxnet.tensors`: "
         f'`as_trained.load_state_dict(load_tensors("{folder}/weights.safetensors")[0])`.\n\n  '
         + _code([f"{make_command(settings.name, variant)} --seed {seed}"], "sh").replace("\n", "\n  "),
     ]

@@ -172,12 +172,16 @@ def _json(path):
 
 
 def _csv(path, columns, protocol, variant, may_have=()):
+    from ctxnet.training import read_record
+
     if not path.exists():
         raise MissingRecord(path, make_command(protocol, variant))
     try:
+        read_record(path.parent)  # vouches for the table
         frame = pd.read_csv(path)
     except ValueError as error:  # pandas' parser and empty-file errors are ValueErrors
-        raise BadRecord(f"{path.as_posix()}: not a table ({str(error).strip()})") from None
+        reason = str(error).strip()
+        raise BadRecord(reason if path.parent.name in reason else f"{path.as_posix()}: not a table ({reason})") from None
     if list(frame.columns) not in (columns, [*columns, *may_have]):
         raise BadRecord(
             f"{path.as_posix()}: columns {','.join(map(str, frame.columns))} instead of {','.join(columns)}"

@@ -1,10 +1,9 @@
 """Put the site together: one folder of pages that needs nothing but itself."""
 
 import re
-import shutil
 from pathlib import Path
 
-from ctxnet.files import write_bytes, write_text
+from ctxnet.files import built_folder, write_bytes, write_text
 from ctxnet.report import claims, tables
 from ctxnet.report.html import TITLE, reading_notes, saved_figures
 from ctxnet.report.records import make_command
@@ -16,7 +15,7 @@ HERO = "4.2"  # the figure on the first page
 ATLAS = "A_atlas"
 STATIC = Path(__file__).with_name("static")
 SHARED_STYLE = Path(chapters.__file__).parents[1] / "report" / "report.css"
-MARK = "site.json"  # stands in a folder that this module made, and may therefore be replaced
+MARK = "site.json"  # lists the files of a folder that this module made, and may therefore replace
 
 
 def build_site(protocol, out, root=".", *, executed=None, pdf=False):
@@ -46,10 +45,10 @@ def build_site(protocol, out, root=".", *, executed=None, pdf=False):
     if not found:
         raise FileNotFoundError(f"{executed}: no executed chapters here; make them with: {make_command(protocol)}")
     browser = find_browser() if pdf else None
-    _clear(out, protocol)
-    _Site(protocol, root, out, executed, found, figures).write(pdf)
-    if pdf:
-        print_paper(out, browser)
+    with built_folder(out, MARK) as beside:
+        _Site(protocol, root, beside, executed, found, figures).write(pdf)
+        if pdf:
+            print_paper(beside, browser)
     return out / "index.html"
 
 
@@ -204,15 +203,6 @@ class _Site:
                         for entry in made.sources(protocols, self.root)],
             "data": made.data_sets(protocols, self.root),
         }  # fmt: skip
-
-
-def _clear(out, protocol):
-    if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
-        raise ValueError(f"{out}: holds something else than an earlier site; name an empty or new folder with --out")
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    write_text(out / MARK, f'{{"protocol": "{protocol}"}}\n')  # first: a site that was not finished may be replaced too
 
 
 def _rests_on(figure):

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from ctxnet.data.photograph import photograph
-from ctxnet.files import write_bytes, write_text
+from ctxnet.files import renew, write_bytes, write_text
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
 from ctxnet.report.records import lattice_command
@@ -91,7 +91,8 @@ def _row(folder, record):
     count, cells = settings["places"] ** 2, settings["cells"]
     for name in ("maps.png", "places.csv"):
         if name not in record["files"]:
-            raise ValueError(f"{folder / 'record.json'}: no {name}; delete {folder} and run {lattice_command(folder.name)}")
+            path = folder / "record.json"
+            raise ValueError(f"{path}: no {name}; {renew(path)}: {lattice_command(folder.name)}")
     with open(folder / "places.csv", newline="", encoding="utf-8") as handle:
         header, *lines = csv.reader(handle)
     places = [[str(block), str(place)] for block in range(len(layers)) for place in range(count)]

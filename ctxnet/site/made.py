@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from ctxnet import provenance
+from ctxnet.files import read_json, read_sealed
 from ctxnet.report.records import load_provenance, load_records
 
 PAGE = "made.html"
@@ -67,7 +68,7 @@ def sources(protocols, root="."):
     ]
     for kind, pattern in kinds:
         for path in sorted(root.glob(pattern)):
-            about = json.loads(path.read_text(encoding="utf-8"))
+            about = read_json(path)
             empty = {"what": {}, "dirty": False, "machines": set(), "versions": set(), "minutes": 0.0}
             entry = found.setdefault(about.get("commit"), {"commit": about.get("commit")} | empty)
             entry["what"][kind] = entry["what"].get(kind, 0) + 1
@@ -87,7 +88,7 @@ def data_sets(protocols, root="."):
     for protocol in protocols:
         path = Path(root) / "data" / f"{protocol}.json"
         if path.exists():
-            about = json.loads(path.read_text(encoding="utf-8"))
+            about = read_sealed(path)
             entry = found.setdefault(f"{about['dataset']}-{about['image_size']}", about | {"protocols": []})
             entry["protocols"].append(protocol)
     return found

@@ -2,12 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
-import yaml
-
-from ..naming import require_known, unknown_name
-from .seeds import parse_seeds
+from .. import settings
+from ..naming import require_known
+from .seeds import distinct, parse_seeds
 
 
 @dataclass(frozen=True)
@@ -123,21 +121,92 @@ _CHOICES = {
     "precision": ("float32", "bf16"),
     "compile": ("", "inductor", "aot_eager", "eager"),
 }
-_POSITIVE = (
-    "image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "validate_every", "images", "places",
-    "cells",
-)  # fmt: skip
+_RANGES = {
+    "image_size": "[8, 4096]", "width": "[1, 4096]", "epochs": "[1, 100000]", "batch_size": "[2, 65536]",
+    "learning_rate": "(0, 1000]", "momentum": "[0, 1)", "weight_decay": "[0, 100]", "decay_epochs": "[0, 100000]",
+    "decay_factor": "(0, 1]", "max_rotate": "[0, 180]", "min_crop": "(0, 1]", "seeds": f"[0, {2**31 - 1}]",
+    "workers": "[0, 256]", "profile_images": "[1, 100000]", "warmup_epochs": "[0, 100000]", "label_smoothing": "[0, 1)",
+    "drop_rate": "[0, 1)", "held_out": "[0, 1)", "validate_every": "[1, 100000]", "images": "[1, 100000]",
+    "summed_images": "[0, 100000]", "seed": f"[0, {2**31 - 1}]", "places": "[1, 64]", "cells": "[1, 4096]",
+    "train_images": "[1, 10000000]", "valid_images": "[1, 10000000]", "distance": "[1, 4096]",
+    "train_seed": f"[0, {2**31 - 1}]", "valid_seed": f"[0, {2**31 - 1}]",
+}  # fmt: skip
+_REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "measure", "lattice")
+_GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign")
+
+
+@dataclass(frozen=True)
+class _Probe:
+    train_images: int
+    valid_images: int
+    distance: int
+    train_seed: int
+    valid_seed: int
+
+
+@dataclass(frozen=True)
+class _Imagenette:
+    source: str = ""
 
 
 def load_params(path="params.yaml"):
-    """All settings as a dict. Raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no settings here; run from the root of the repository")
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    """All settings as a dict, every group checked; a protocol with ``extends`` holds its parent's keys too.
+
+    Raises:
+        FileNotFoundError, ValueError: one line that names the file and the key.
+    """
+    params = settings.read_yaml(path)
+    for name in _REQUIRED:
+        if name not in params:
+            raise ValueError(f"{path}: missing group {name!r}")
+    groups = settings.group(params["protocols"], f"{path}: protocols")
+    for name in groups:
+        if not settings.PROTOCOL.fullmatch(name):
+            raise ValueError(f"{path}: protocols.{name}: a protocol's name has letters, digits, '_' and '-' only")
+    params["protocols"] = {name: settings.extended(groups, name, f"{path}: protocols") for name in groups}
+    protocols = [_protocol(name, params, path) for name in groups]
+    for name in params:  # a folder of one's own as data set has a group of its own
+        if name not in [protocol.dataset for protocol in protocols]:
+            settings.with_where(path, require_known, "group", name, _GROUPS)
+    _check_rows(params, groups, path)
+    _typed(_Probe, params["probe"], where=f"{path}: probe")
+    _typed(_Imagenette, params["imagenette"], where=f"{path}: imagenette")
+    _typed(Measure, params["measure"], where=f"{path}: measure")
+    _typed(Lattice, params["lattice"], where=f"{path}: lattice")
+    return params
+
+
+def _check_rows(params, groups, path):
+    from ..models import list_models
+
+    known = list_models()
+    settings.names(params["rows"], f"{path}: rows", known, "variant")
+    settings.names(params["protocol_names"], f"{path}: protocol_names", groups, "protocol")
+    for name, rows in _optional(params, "own_rows", path).items():
+        settings.with_where(f"{path}: own_rows", require_known, "protocol", name, groups)
+        settings.names(rows, f"{path}: own_rows.{name}", known, "variant")
+    for name, rows in _optional(params, "more_seeds", path).items():
+        settings.with_where(f"{path}: more_seeds", require_known, "protocol", name, groups)
+        for row, seeds in settings.group(rows, f"{path}: more_seeds.{name}").items():
+            where = f"{path}: more_seeds.{name}.{row}"
+            settings.with_where(f"{path}: more_seeds.{name}", require_known, "variant", row, known)
+            if not isinstance(seeds, list):
+                raise ValueError(f"{where}={seeds!r} must be a list of seeds")
+            settings.with_where(where, distinct, seeds, "seeds")
+    campaign = _optional(params, "campaign", path)
+    for key in campaign:
+        settings.with_where(f"{path}: campaign", require_known, "key", key, ("order", "assumed_minutes"))
+    settings.names(campaign.get("order", []), f"{path}: campaign.order", known, "variant")
+    for name, minutes in settings.group(campaign.get("assumed_minutes", {}), f"{path}: campaign.assumed_minutes").items():
+        where = f"{path}: campaign.assumed_minutes.{name}"
+        settings.with_where(where, require_known, "protocol", name, groups)
+        if type(minutes) not in (int, float):
+            raise ValueError(f"{where}={minutes!r} must be of type float")
+        settings.in_range(minutes, "(0, 100000]", where)
+
+
+def _optional(params, name, path):
+    return settings.group(params.get(name, {}), f"{path}: {name}")
 
 
 def load_protocol(name, path="params.yaml"):
@@ -146,13 +215,25 @@ def load_protocol(name, path="params.yaml"):
     Raises:
         ValueError: on an unknown name or key, a missing key or a value of the wrong type or range.
     """
-    groups = load_params(path).get("protocols", {})
-    require_known("protocol", name, groups)
-    protocol = typed(Protocol, {"name": name, **groups[name]}, where=f"{path}: protocols.{name}")
-    _require_schedule(protocol, f"{path}: protocols.{name}")
+    params = load_params(path)
+    require_known("protocol", name, params["protocols"])
+    return _protocol(name, params, path)
+
+
+def _protocol(name, params, path):
+    where = f"{path}: protocols.{name}"
+    protocol = _typed(Protocol, {"name": name, **params["protocols"][name]}, where=where)
+    settings.safe_dataset(protocol.dataset, f"{where}.dataset")
+    if not protocol.seeds:
+        raise ValueError(f"{where}.seeds=[] names no run; nearest valid value: [0]")
+    _require_schedule(protocol, where)
     if protocol.cuda_graph:
-        _require_recordable(protocol, f"{path}: protocols.{name}")
+        _require_recordable(protocol, where)
     return protocol
+
+
+def _typed(kind, values, *, where):
+    return settings.typed(kind, values, where=where, ranges=_RANGES, choices=_CHOICES)
 
 
 def _require_schedule(protocol, where):
@@ -191,49 +272,12 @@ def seeds_of(protocol, variant, params):
 
 def load_measure(path="params.yaml"):
     """The :class:`Measure` settings in ``path``; errors as for :func:`load_protocol`."""
-    return typed(Measure, load_params(path).get("measure", {}), where=f"{path}: measure")
+    return Measure(**load_params(path)["measure"])
 
 
 def load_lattice(path="params.yaml"):
     """The :class:`Lattice` settings in ``path``; errors as for :func:`load_protocol`."""
-    return typed(Lattice, load_params(path).get("lattice", {}), where=f"{path}: lattice")
-
-
-def typed(kind, values, *, where):
-    """Build the dataclass ``kind`` from ``values``, refusing unknown, missing or wrongly typed keys."""
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    for key in values:
-        try:
-            require_known("key", key, fields)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-    for field in dataclasses.fields(kind):
-        if field.name not in values and field.default is dataclasses.MISSING:
-            raise ValueError(f"{where}: missing key {field.name!r}")
-    return kind(**{key: _typed_value(values[key], fields[key], f"{where}.{key}", key) for key in values})
-
-
-def _typed_value(value, kind, where, key):
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind == list[int]:
-        right = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-    else:
-        right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    if not right:
-        name = getattr(kind, "__name__", str(kind)) if kind != list[int] else "list of int"
-        raise ValueError(f"{where}={value!r} must be of type {name}")
-    if key in _POSITIVE and value <= 0:
-        raise ValueError(f"{where}={value!r} must be positive")
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise ValueError(f"{where}={value!r}: {unknown_name(key, value, _CHOICES[key])}")
-    if key == "min_crop" and not 0 < value <= 1:
-        raise ValueError(f"{where}={value!r} must lie in (0, 1]; nearest valid value: {min(max(value, 0.01), 1.0)}")
-    if key in ("drop_rate", "label_smoothing", "held_out") and not 0 <= value < 1:
-        raise ValueError(f"{where}={value!r} must lie in [0, 1); nearest valid value: {min(max(value, 0.0), 0.99)}")
-    if key == "warmup_epochs" and value < 0:
-        raise ValueError(f"{where}={value!r} must not be negative; nearest valid value: 0")
-    return value
+    return Lattice(**load_params(path)["lattice"])
 
 
 def identity(protocol, variant, seed, data_hash):

@@ -1,5 +1,7 @@
 """One run: train, keep checkpoints, measure the trained network, write the record."""
 
+import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,9 @@ import torch
 from .. import provenance
 from ..data import prepare_dataset
 from ..data.held_out import hold_out
-from ..files import remove_partials, stable_hash
+from ..files import remove_partials, renew, stable_hash
 from ..locking import one_writer
+from ..measure import calibrate, context_profile
 from ..models import count_parameters, create_model, list_models
 from ..models.variants import VARIANTS
 from ..naming import require_known
@@ -119,6 +122,8 @@ def _stored_key(folder):
     for name in ("record.json", "weights.safetensors", "checkpoint.safetensors"):
         if (folder / name).exists():
             state = read_record(folder) if name == "record.json" else load_tensors(folder / name)[1]
+            if not isinstance(state, dict) or "config" not in state:
+                raise ValueError(f"{folder / name}: no record of a run, it says no settings; {renew(folder / name)}")
             return {"settings": state["config"], "trace": state.get("trace")}
     return None
 
@@ -142,6 +147,25 @@ def network(protocol, variant, seeds, *, num_classes):
     if protocol.by_layer or seeds.init != seeds.seed or seeds.draw != seeds.seed:
         chosen |= {"init_seed": seeds.init, "draw_seed": seeds.draw}
     return create_model(variant, seed=seeds.seed, **sizes, **chosen)
+
+
+def initial_context(protocol, variant, seeds, images, *, num_classes):
+    """How far the network of a run looks before its first step.
+
+    Batch normalisation takes its statistics from ``images``, and the last one of each block stands at one also under
+    ``zero_init``: a block that starts as its shortcut would show nothing of what it will look at.
+
+    Returns:
+        dict of lists, one value per block: ``distance`` (mean distance in px, None without a gradient) and ``rf_share``
+        (share of the image in the receptive field, 0…1).
+    """
+    model = network(dataclasses.replace(protocol, zero_init=False), variant, seeds, num_classes=num_classes).eval()
+    calibrate(model, images)
+    profile = context_profile(model, images)
+    return {
+        "distance": [None if math.isnan(d) else d for d in profile.distance.tolist()],
+        "rf_share": profile.rf.double().mean((1, 2)).tolist(),
+    }
 
 
 def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock):
@@ -231,6 +255,9 @@ def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
         "trace": key["trace"],
         "images": write_images(protocol.name, prepared.valid_ids, keeper.labels.tolist(), root),
     }
+    if protocol.initial_profile:
+        seeds, classes = parse_seeds(seed), len(prepared.classes)
+        record["initial"] = initial_context(protocol, variant, seeds, images.cpu(), num_classes=classes)
     seen = len(history) * len(prepared.train_ids)
     source = provenance.collect(prepared.manifest_hash, root=root, device=protocol.device) | {
         "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",

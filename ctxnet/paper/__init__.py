@@ -1,0 +1,1 @@
+"""What presents the results: statistics, tables, figures, pages. It reads records and never measures."""
