@@ -103,12 +103,12 @@ def _measure(args):
 
 
 def _report(args):
-    from .report.html import build_report
+    from .paper.claims import write_claims
+    from .paper.words import write_overview, write_tables
 
-    print(build_report(args.protocol, args.root))
+    print(write_tables(args.protocol, args.root))
+    write_claims(args.protocol, args.root)
     if args.readme:
-        from .report.tables import write_overview
-
         write_overview(args.readme, args.protocol, args.root)
 
 
@@ -122,7 +122,7 @@ def _atlas(args):
         args.names, root=args.root, weights=args.weights, pretrained=args.pretrained, input_size=args.input_size,
         progress=not args.quiet,
     )
-    from .report.atlas import write_figures
+    from .paper.figures.atlas import write_figures
 
     *_, overview = write_figures(args.root, None if args.redraw else measured)
     print(overview.parent / "atlas.csv")
@@ -131,8 +131,8 @@ def _atlas(args):
 
 
 def _site(args):
+    from .paper.book.pdf import find_browser
     from .pipeline.stages import site
-    from .site.pdf import find_browser
 
     if not args.no_pdf:
         find_browser()  # before minutes of work
@@ -140,7 +140,7 @@ def _site(args):
 
 
 def _compare(args):
-    from .report.tables import comparison
+    from .paper.words import comparison
 
     print(comparison(args.protocol, args.a, args.b, args.root))
 
@@ -181,7 +181,7 @@ def build_parser():
     sub_measure.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
     sub_measure.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    sub_report = command("report", _report, "Gather the tables and figures of a protocol in one page.")
+    sub_report = command("report", _report, "Write the tables of a protocol from its records.")
     sub_report.add_argument("--protocol", required=True, help="a group of params.yaml")
     sub_report.add_argument("--readme", help="also renew the table of rows in this Markdown file")
 

@@ -18,8 +18,8 @@ from ctxnet.atlas.networks import RCAN, UNet
 from ctxnet.files import write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import atlas as drawn
-from ctxnet.report import style
+from ctxnet.paper.figures import atlas as drawn
+from ctxnet.paper.figures import style
 from ctxnet.tensors import save_tensors
 
 ROOT = Path(__file__).parents[1]
@@ -433,7 +433,7 @@ def test_stages_on_disk_keep_field_and_effect(tmp_path):
 def test_labels_cover_neither_each_other_nor_a_point():
     generator = np.random.default_rng(0)
     points = [(x, y, f"network {i}") for i, (x, y) in enumerate(generator.normal(0.5, 0.12, (45, 2)).clip(0, 1))]
-    fig = style.figure(5.5, 6)
+    fig = style.new_figure(5.5, 6)
     ax = fig.subplots()
     ax.plot([p[0] for p in points], [p[1] for p in points], "o", markersize=5)
     ax.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.1))
@@ -451,13 +451,13 @@ def test_labels_cover_neither_each_other_nor_a_point():
 def test_figures_say_how_to_make_what_is_missing(tmp_path):
     (ax,) = drawn.draw_network("vgg16", tmp_path).axes
     assert "python -m ctxnet atlas vgg16" in [t.get_text() for t in ax.texts]
-    assert "python -m ctxnet atlas" in drawn.table(tmp_path)
+    assert "python -m ctxnet atlas" in drawn.table(tmp_path).markdown()
     assert "python -m ctxnet atlas" in [t.get_text() for t in drawn.draw_overview(tmp_path).axes[0].texts]
-    assert "`python -m ctxnet atlas vgg16`" in drawn.table(tmp_path, ["vgg16"])
+    assert "`python -m ctxnet atlas vgg16`" in drawn.table(tmp_path, ["vgg16"]).markdown()
 
 
 def test_the_table_shows_the_speed_of_the_machine_that_measured():
-    header, _, *lines = drawn.table(ROOT, ["lenet5", "resnet152"]).splitlines()
+    header, _, *lines = drawn.table(ROOT, ["lenet5", "resnet152"]).markdown().splitlines()
     assert header.endswith(" img/s |")
     small, large = (float(line.rstrip(" |").rpartition("| ")[2]) for line in lines)
     assert small > 100 * large > 0

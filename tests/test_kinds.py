@@ -17,9 +17,9 @@ import yaml
 
 from ctxnet.atlas import records as atlas
 from ctxnet.data import prepared
+from ctxnet.paper import results as records
+from ctxnet.paper.book import made
 from ctxnet.pipeline import stages
-from ctxnet.report import records
-from ctxnet.site import made
 from ctxnet.tensors import load_tensors
 from ctxnet.training import load_params, load_protocol, run
 

@@ -15,7 +15,7 @@ from fastai.callback.core import Callback
 
 import ctxnet
 from ctxnet.measure import ContextProfile
-from ctxnet.report.records import load_history
+from ctxnet.paper.results import load_history
 from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
 from ctxnet.training.protocol import identity
 from ctxnet.training.schedule import learning_rate, reseed

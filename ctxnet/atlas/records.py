@@ -27,9 +27,10 @@ from ..files import (
 )
 from ..locking import one_writer
 from ..measure import ContextProfile
+from ..measure.summary import erf_share
 from ..records import run_folder
 from ..tensors import read_weights
-from .measures import SHARES, erf_share, measure, probe_images, shown_stages, stages, throughput
+from .measures import SHARES, measure, probe_images, shown_stages, stages, throughput
 from .names import find_row, folder_name
 from .rows import FAMILIES, ROWS
 

@@ -110,7 +110,7 @@ def rule(names):
     """Decorator: the rule for the ATen calls of these names, separated by blanks."""
 
     def register(function):
-        RULES.update({f"aten::{name}": function for name in names.split()})
+        RULES.update({name if "::" in name else f"aten::{name}": function for name in names.split()})
         return function
 
     return register

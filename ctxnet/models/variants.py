@@ -14,7 +14,8 @@ class Variant:
     Attributes:
         label: what tables and figures print.
         arch: depth of a ResNet, the name of a timm model, or ``cifar_`` and the name of a network for 32×32 pixels.
-        table: table of the thesis ("4.1" … "4.6"), or "" for the baseline and rows that are not in the thesis.
+        table: tables that show the row beside plain ResNet-50 ("4.5", or several: "4.1 4.2"); "": the table of rows that
+            no other table shows.
         thesis_top1: accuracy on the validation set in percent, or None.
         thesis_params: parameters in millions as printed in the thesis, or None.
         args: arguments of the ResNet.
@@ -26,6 +27,11 @@ class Variant:
     thesis_top1: float | None = None
     thesis_params: float | None = None
     args: dict = field(default_factory=dict)
+
+    @property
+    def tables(self):
+        """Numbers of the tables that show this row."""
+        return tuple(self.table.split())
 
 
 def _permuted(k, top1, params, *, table="4.1", suffix="", **args):
@@ -58,7 +64,7 @@ SHIFT, PERMUTED, MEAN = {"context": "half_shift"}, {"context": "half_permutation
 
 VARIANTS = {
     "resnet50": Variant("ResNet-50", 50, "", 90.42, 23.5),
-    "resnet50_perm1": _permuted(1, 90.52, 28.5),
+    "resnet50_perm1": _permuted(1, 90.52, 28.5, table="4.1 4.2"),
     "resnet50_perm3": _permuted(3, 89.63, 38.6),
     "resnet50_perm5": _permuted(5, 89.81, 48.7),
     "resnet50_perm1_stages34": _permuted(1, 90.85, 28.3, table="4.2", suffix=", stages 3–4", stages=(3, 4)),
@@ -85,7 +91,7 @@ VARIANTS = {
     "resnet50_random_dilated16": _random(16, 90.55),
     "resnet50_random_dilated8": _random(8, 91.09),
     "resnet50_random_dilated8_conv": Variant(
-        "random dilated d = 8, convolution (ours)", 50, "", None, None,
+        "random dilated d = 8, convolution (ours)", 50, "4.5", None, None,
         {"context": "random_dilated_conv", "k": 8, "d": 8},
     ),
     "hrnet_w18": Variant("HRNet-W18", "hrnet_w18", "4.6", 91.62, 21.3),

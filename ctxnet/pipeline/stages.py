@@ -43,12 +43,13 @@ def data(protocol, root="."):
 
 
 def report(protocol, root="."):
-    """Run every chapter notebook on a protocol's records, then write metrics, curves, model cards and the report page.
+    """Run every chapter notebook on a protocol's records, and write figures, tables, model cards, metrics and curves.
 
-    The executed chapters are kept in ``results/<protocol>/notebook/``.
+    The executed chapters are kept in ``results/<protocol>/notebook/``; :func:`site` makes pages of them.
     """
-    from ctxnet.report.cards import write_cards
-    from ctxnet.report.html import build_report
+    from ctxnet.paper.cards import write_cards
+    from ctxnet.paper.claims import write_claims
+    from ctxnet.paper.words import write_tables
     from ctxnet.training import load_protocol
 
     root = Path(root)
@@ -57,24 +58,24 @@ def report(protocol, root="."):
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
         _execute(chapter, protocol, root, save=True)
     _summarise(protocol, root, results)
+    write_tables(protocol, root)
+    write_claims(protocol, root)
     write_cards(protocol, root)
-    build_report(protocol, root=root)
 
 
 def site(protocol, out="site", root=".", *, pdf=False):
-    """Build the static site of a protocol's committed results; returns the path of its first page.
+    """Build the pages of a protocol's results; returns the path of its first page.
 
     Chapters are executed if they have not been since the notebooks, the code or the records changed.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.site.build_site`.
+        ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.paper.book.build_site`.
     """
-    from ctxnet.site import build_site, require_figures
+    from ctxnet.paper.book import build_site
     from ctxnet.training import load_protocol
 
     root = Path(root)
     load_protocol(protocol, root / "params.yaml")
-    require_figures(protocol, root)  # before minutes of work
     sources = [path for kind in ("ctxnet/**/*.py", "results/*/**/record.json") for path in root.glob(kind)]
     newest = max((path.stat().st_mtime for path in sources), default=0)
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
@@ -94,7 +95,7 @@ def _summarise(protocol, root, results):
     """``metrics.json``: top-1 of each variant; ``history.csv``: the same per epoch; ``distance.csv``: mean distance per
     block of the trained networks, in percent of the side. Means over the seeds. Cells are empty past a network's last block
     and for rows without a record, since DVC draws no plot at all where a column is missing."""
-    from ctxnet.report.records import load_history, load_profile, load_records
+    from ctxnet.paper.results import load_history, load_profile, load_records
     from ctxnet.training import load_params
 
     records = load_records(protocol, root)

@@ -46,6 +46,7 @@ class Protocol:
             shut: for finding settings.
         initial_profile: also measure the network before its first step (receptive field and mean distance).
         train_top1: also keep the share of right answers on the training batches, as they are seen in training.
+        note: what a reader must know before comparing numbers of this protocol with others; no part of a run's identity.
         validate_every: epochs from one validation to the next; there is always one after the last epoch.
     """
 
@@ -84,6 +85,7 @@ class Protocol:
     initial_profile: bool = False
     train_top1: bool = False
     validate_every: int = 1
+    note: str = ""
 
     def validates(self, epoch):
         """Whether the epoch (counted from 0) ends with a validation."""
@@ -283,13 +285,13 @@ def load_lattice(path="params.yaml"):
 def identity(protocol, variant, seed, data_hash):
     """What a run's result depends on, as a JSON-able dict; its hash names the run.
 
-    The device, CUDA graphs, the list of seeds and the name of the protocol are left out: they choose where, how fast
-    and which runs are made, not what a run is. So are settings at their default: those came later than the first
+    The device, CUDA graphs, the list of seeds, the name and the note of the protocol are left out: they choose where, how
+    fast and which runs are made, not what a run is. So are settings at their default: those came later than the first
     records, which were made with just these values.
     """
     seeds = parse_seeds(seed)
     settings = dataclasses.asdict(protocol)
     for field in dataclasses.fields(protocol):
-        if field.name in ("name", "seeds", "device", "cuda_graph") or settings[field.name] == field.default:
+        if field.name in ("name", "seeds", "device", "cuda_graph", "note") or settings[field.name] == field.default:
             del settings[field.name]
     return {**settings, "variant": variant, **seeds.stated(), "data": data_hash}

@@ -1,1 +1,0 @@
-"""From records to the paper: tables, figures, the report page. Nothing below this package imports it."""
