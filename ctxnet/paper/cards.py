@@ -30,6 +30,7 @@ from ctxnet.paper.results import (
     measure_command,
 )
 from ctxnet.paper.words import DATASETS, plain
+from ctxnet.records import run_folder
 
 
 @dataclass(frozen=True)

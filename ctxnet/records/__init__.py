@@ -1,17 +1,19 @@
 """The only code that reads or writes results: one record format, one codec for maps, one key."""
 
 from .key import changes, close
-from .maps import decode_profile, encode_profile, load_profile, save_profile
+from .maps import decode_profile, encode_profile, load_profile, read_profile, save_profile
 from .store import (
     DamagedRecord,
     encode_csv,
     encode_predictions,
     protocol_folder,
+    read_context,
     read_history,
     read_predictions,
     read_provenance,
     read_record,
     records_of,
+    reusable,
     run_folder,
     set_aside,
     write_images,
@@ -20,6 +22,7 @@ from .store import (
 
 __all__ = [
     "DamagedRecord", "changes", "close", "decode_profile", "encode_csv", "encode_predictions", "encode_profile",
-    "load_profile", "protocol_folder", "read_history", "read_predictions", "read_provenance", "read_record", "records_of",
-    "run_folder", "save_profile", "set_aside", "write_images", "write_record",
+    "load_profile", "protocol_folder", "read_context", "read_history", "read_predictions", "read_profile",
+    "read_provenance", "read_record", "records_of", "reusable", "run_folder", "save_profile", "set_aside",
+    "write_images", "write_record",
 ]  # fmt: skip

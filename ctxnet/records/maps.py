@@ -1,8 +1,9 @@
 """The one codec for maps: a context profile in a few kilobytes, self-describing, equal profiles to equal bytes.
 
 Masks are packed to bits. Effective receptive fields are kept as steps of their logarithm, relative to the strongest
-pixel: 0 is weaker than ``decades`` powers of ten below it, 1 … ``levels`` are equal steps up to it. Maps of more than
-``cells`` a side are averaged over squares of pixels first. Maps are for pictures; whatever number is told of them
+pixel: 0 is weaker than ``decades`` powers of ten below it, 1 … ``levels`` are equal steps up to it; the sum over all
+positions, which is drawn on a linear scale, as 255 steps of its square root. Maps of more than ``cells`` a side are
+averaged over squares of pixels first. Maps are for pictures; whatever number is told of them
 (centres, distances, shares) is taken from the full maps before and kept in full. An ``.npz``, in
 which the steps lie as LZMA.
 """
@@ -20,7 +21,8 @@ from torch.nn import functional
 from ..files import write_bytes
 from ..measure import ContextProfile
 
-CELLS, LEVELS, DECADES = 64, 20, 3
+CELLS, LEVELS, DECADES = 64, 20, 4  # figures show four decades
+ROOTS = 255
 
 
 def encode_profile(profile, *, numbers=None, cells=CELLS, levels=LEVELS, decades=DECADES):
@@ -44,7 +46,7 @@ def encode_profile(profile, *, numbers=None, cells=CELLS, levels=LEVELS, decades
         **_squeezed("erf", _encode(profile.erf, cells, levels, decades)),
     }
     if profile.summed is not None:
-        arrays |= _squeezed("summed", _encode(profile.summed, cells, levels, decades))
+        arrays |= _squeezed("summed", _encode_sum(profile.summed, cells))
     return _pack(arrays | {f"number_{name}": np.asarray(value) for name, value in (numbers or {}).items()})
 
 
@@ -61,7 +63,7 @@ def decode_profile(data):
             erf=_decode(_spread(arrays, "erf"), rf, levels, decades),
             distance=torch.from_numpy(arrays["distance"]),
             exact=arrays["exact"].tolist(),
-            summed=_decode(_spread(arrays, "summed"), rf.any(0), levels, decades) if "summed" in arrays else None,
+            summed=_decode_sum(_spread(arrays, "summed"), (height, width)) if "summed" in arrays else None,
         )
         return profile, {name.removeprefix("number_"): arrays[name] for name in arrays if name.startswith("number_")}
 
@@ -78,10 +80,11 @@ def load_profile(path):
         FileNotFoundError: it is not there.
         ValueError: in one line with the path, if the file is damaged or none of ours.
     """
-    return _load(path)[0]
+    return read_profile(path)[0]
 
 
-def _load(path):
+def read_profile(path):
+    """(profile, numbers) as they were written; errors as :func:`load_profile`."""
     data = Path(path).read_bytes()
     try:
         return decode_profile(data)
@@ -91,22 +94,42 @@ def _load(path):
 
 def _encode(maps, cells, levels, decades):
     """(…, H, W) maps to uint8 steps (…, h, w)."""
+    relative = _relative(maps, cells)
+    steps = (levels * (1 + relative.clamp(min=1e-300).log10() / decades)).ceil().clamp(0, levels)
+    return steps.to(torch.uint8).numpy()
+
+
+def _encode_sum(summed, cells):
+    return (ROOTS * _relative(summed, cells).sqrt()).round().to(torch.uint8).numpy()
+
+
+def _relative(maps, cells):
+    """Maps of at most ``cells`` a side, float64, their maximum 1."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:]).double()
     factor = max(1, -(-max(flat.shape[-2:]) // cells))
     small = functional.avg_pool2d(flat, factor, ceil_mode=True) if factor > 1 else flat
-    relative = small / small.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    steps = (levels * (1 + relative.clamp(min=1e-300).log10() / decades)).ceil().clamp(0, levels)
-    return steps.to(torch.uint8).reshape(*maps.shape[:-2], *small.shape[-2:]).numpy()
+    small = small.reshape(*maps.shape[:-2], *small.shape[-2:])
+    return small / small.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def _decode(steps, rf, levels, decades):
     """Maps of sum 1 of full size, zero outside of ``rf``."""
     height, width = rf.shape[-2:]
     steps = torch.from_numpy(steps).double()
-    # the middle of a step, save the last: that is the maximum
-    relative = torch.where(steps > 0, 10 ** (decades * ((steps - 0.5) / levels - 1)), 0.0)
-    factor = -(-height // steps.shape[-2])
-    maps = relative.repeat_interleave(factor, -2).repeat_interleave(factor, -1)[..., :height, :width] * rf
+    relative = torch.where(steps > 0, 10 ** (decades * ((steps - 0.5) / levels - 1)), 0.0)  # the middle of a step
+    return _scaled(_enlarged(relative, height, width) * rf)
+
+
+def _decode_sum(roots, size):
+    return _scaled(_enlarged(torch.from_numpy(roots).double().square(), *size))
+
+
+def _enlarged(maps, height, width):
+    factor = max(1, -(-height // maps.shape[-2]))
+    return maps.repeat_interleave(factor, -2).repeat_interleave(factor, -1)[..., :height, :width]
+
+
+def _scaled(maps):
     total = maps.sum((-2, -1), keepdim=True)
     return (maps / torch.where(total > 0, total, 1)).float()
 

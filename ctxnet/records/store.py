@@ -9,13 +9,14 @@ once in ``results/<protocol>/images/``. Records of the measured networks have no
 import csv
 import hashlib
 import io
-import json
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from ..files import read_sealed, sha256, stable_hash, write_bytes, write_sealed
+from ..files import read_sealed, renew, sha256, stable_hash, write_bytes, write_sealed
+from .key import changes
+from .maps import read_profile
 
 PREDICTIONS, HISTORY, CONTEXT = "predictions.bin", "history.csv", "context.npz"
 
@@ -24,10 +25,7 @@ class DamagedRecord(ValueError):
     """A record, or a file that it vouches for, is not as it was written."""
 
     def __init__(self, path, folder):
-        super().__init__(
-            f"{path}: damaged or missing (its digest differs); restore it with `git checkout -- {Path(folder).as_posix()}`,"
-            " or move the folder away and run the same command again"
-        )
+        super().__init__(f"{path}: damaged or missing (digest differs); {renew(folder)}")
 
 
 def protocol_folder(protocol, root="."):
@@ -101,21 +99,44 @@ def _place(folder):
 
 
 def set_aside(folder, label, reason):
-    """Move all that lies in a run's folder to ``results/<protocol>/superseded/``, saying why; returns where to.
+    """Move all that lies in a record's folder to ``results/<protocol>/superseded/``, saying why; returns where to.
 
     Args:
-        folder: of a run.
+        folder: of a run, or of a network that was measured.
         label: JSON-able; a hash of it tells runs apart that were set aside from the same folder.
         reason: one line.
     """
     folder = Path(folder)
-    aside = folder.parents[2] / "superseded" / f"{folder.parent.name}-{folder.name}-{stable_hash(label)[:8]}"
+    is_run = folder.parent.parent.name == "runs"
+    home, name = (folder.parents[2], f"{folder.parent.name}-{folder.name}") if is_run else (folder.parent, folder.name)
+    aside = home / "superseded" / f"{name}-{stable_hash(label)[:8]}"
     aside.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name != ".lock":
             path.replace(aside / path.name)
-    print(f"{folder}: {reason}; the earlier run is kept in {aside}")
+    print(f"{folder}: {reason}; the earlier record is kept in {aside}")
     return aside
+
+
+def reusable(folder, key):
+    """The record in the folder of a measured network if it belongs to ``key``; otherwise what lies there is set aside.
+
+    Such a record is made again in a minute, so that one that is damaged is set aside as well.
+
+    Args:
+        key: dict with ``settings`` and ``trace`` (:func:`ctxnet.records.changes`), under which names a record holds them.
+
+    Returns:
+        The record, or None: there is none for this key.
+    """
+    try:
+        record = read_record(folder)
+        reason = None if record is None else changes(record, key)
+    except (DamagedRecord, KeyError, TypeError) as error:
+        record, reason = None, str(error)
+    if reason:
+        set_aside(folder, [key, reason], reason)
+    return None if reason else record
 
 
 # ---- files of a record ------------------------------------------------------------------------------------------------
@@ -151,29 +172,30 @@ def write_images(protocol, ids, labels, root="."):
     return digest
 
 
-def read_predictions(folder, record=None):
+def read_predictions(folder):
     """The answers of one run.
-
-    Args:
-        folder: of the run.
-        record: from :func:`read_record`; None: read here.
 
     Returns:
         (ids, labels, predicted): list of image names, int64 (n,) and int64 (n,) class indices.
 
     Raises:
-        DamagedRecord: if the record, its predictions or the list of images is.
+        DamagedRecord: if anything in the folder or the list of images is.
         FileNotFoundError: no record.
     """
-    folder, record = Path(folder), record or read_record(folder)
-    if record is None:
-        raise FileNotFoundError(f"{folder.as_posix()}: no record here")
-    ids, labels = _images(folder, record["images"])
+    record, folder = _present(folder), Path(folder)
+    ids, labels = _images(folder, str(record.get("images")))
     data = zlib.decompressobj().decompress((folder / PREDICTIONS).read_bytes(), 2 * len(ids) + 1)
     kind = {len(ids): "u1", 2 * len(ids): "<u2"}.get(len(data))
     if kind is None:
         raise DamagedRecord(folder / PREDICTIONS, folder)
     return ids, labels, np.frombuffer(data, kind).astype(np.int64)
+
+
+def _present(folder):
+    record = read_record(folder)
+    if record is None:
+        raise FileNotFoundError(f"{Path(folder).as_posix()}: no record here")
+    return record
 
 
 def _images(folder, digest):
@@ -188,22 +210,20 @@ def _images(folder, digest):
 
 
 def read_history(folder):
-    """One run's epochs as a dict of column → list of floats (NaN where a cell is empty); the record is not checked here."""
+    """One run's epochs: dict of column → list of floats, NaN where a cell is empty; errors as :func:`read_predictions`."""
+    _present(folder)
     with open(Path(folder) / HISTORY, newline="", encoding="utf-8") as handle:
         header, *rows = csv.reader(handle)
     return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(header)}
 
 
-def read_provenance(folder):
-    """Where, when and with what the record in ``folder`` was made, as a dict.
+def read_context(folder):
+    """(profile, numbers) of the network that a record is of (:func:`ctxnet.records.read_profile`); errors as above."""
+    _present(folder)
+    return read_profile(Path(folder) / CONTEXT)
 
-    Raises:
-        DamagedRecord, FileNotFoundError.
-    """
-    path = Path(folder) / "provenance.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.as_posix()}: not there")
-    try:
-        return read_sealed(path)
-    except ValueError:
-        raise DamagedRecord(path, folder) from None
+
+def read_provenance(folder):
+    """Where, when and with what a record was made, as a dict; errors as above."""
+    _present(folder)
+    return read_sealed(Path(folder) / "provenance.json")
