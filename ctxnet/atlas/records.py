@@ -31,7 +31,7 @@ from .rows import FAMILIES, ROWS
 FOLDER = Path("results") / "atlas"
 IMAGES, SEED = 2, 0  # of the probe set; two, because normalisation of a 1×1 map needs more than one
 FILE = "file:"  # before the path of weights
-CELLS, LEVELS = 112, 120  # of the stored maps
+CELLS, LEVELS = 112, 100  # of the stored maps
 COLUMNS = [
     "name", "label", "family", "source", "weights", "size_px", "parameters", "multiply_adds", "blocks",
     "stage_layers", "stage_map", "stage_rf_px", "stage_rf_share", "rf", "whole_image_from_block", "stage_distance_px",

@@ -11,6 +11,7 @@ which the steps lie as LZMA.
 import io
 import json
 import lzma
+import math
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch.nn import functional
 from ..files import write_bytes
 from ..measure import ContextProfile
 
-CELLS, LEVELS, DECADES = 64, 20, 4  # figures show four decades
+CELLS, LEVELS, DECADES = 64, 14, 4  # figures show four decades
 ROOTS = 255
 
 
@@ -30,42 +31,51 @@ def encode_profile(profile, *, numbers=None, cells=CELLS, levels=LEVELS, decades
 
     Args:
         profile: :class:`ctxnet.measure.ContextProfile`.
-        numbers: further arrays to keep in full, name → array-like, such as shares of the full maps.
+        numbers: further lists of floats to keep in full, by name, such as shares of the full maps.
         cells: largest side of a stored map.
         levels: steps of the logarithm, at most 255.
         decades: that they span.
     """
+    about = {
+        "layers": profile.layers,
+        "exact": [bool(exact) for exact in profile.exact],
+        "center": profile.center.tolist(),
+        "distance": [None if math.isnan(d) else d for d in profile.distance.tolist()],
+        "size": list(profile.rf.shape[-2:]),
+        "levels": levels,
+        "decades": decades,
+        "numbers": {k: [None if math.isnan(v) else v for v in values] for k, values in (numbers or {}).items()},
+    }
     arrays = {
-        "layers": np.array(json.dumps(profile.layers)),
-        "exact": np.array(profile.exact, dtype=bool),
-        "center": profile.center.numpy(),
-        "distance": profile.distance.numpy(),
-        "size": np.array(profile.rf.shape[-2:]),
+        "about": np.frombuffer(json.dumps(about, sort_keys=True).encode(), np.uint8),
         "rf": np.packbits(profile.rf.numpy(), axis=-1),
-        "steps": np.array([levels, decades]),
         **_squeezed("erf", _encode(profile.erf, cells, levels, decades)),
     }
     if profile.summed is not None:
         arrays |= _squeezed("summed", _encode_sum(profile.summed, cells))
-    return _pack(arrays | {f"number_{name}": np.asarray(value) for name, value in (numbers or {}).items()})
+    return _pack(arrays)
 
 
 def decode_profile(data):
     """(profile, numbers) from the bytes that :func:`encode_profile` made; raises whatever broken bytes cause."""
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        height, width = (int(s) for s in arrays["size"])
-        levels, decades = (int(s) for s in arrays["steps"])
+        about = json.loads(arrays["about"].tobytes())
+        height, width = about["size"]
         rf = torch.from_numpy(np.unpackbits(arrays["rf"], axis=-1, count=width).astype(bool)).reshape(-1, height, width)
         profile = ContextProfile(
-            layers=json.loads(str(arrays["layers"])),
-            center=torch.from_numpy(arrays["center"]),
+            layers=about["layers"],
+            center=torch.tensor(about["center"], dtype=torch.float64),
             rf=rf,
-            erf=_decode(_spread(arrays, "erf"), rf, levels, decades),
-            distance=torch.from_numpy(arrays["distance"]),
-            exact=arrays["exact"].tolist(),
+            erf=_decode(_spread(arrays, "erf"), rf, about["levels"], about["decades"]),
+            distance=torch.tensor(_floats(about["distance"]), dtype=torch.float64),
+            exact=about["exact"],
             summed=_decode_sum(_spread(arrays, "summed"), (height, width)) if "summed" in arrays else None,
         )
-        return profile, {name.removeprefix("number_"): arrays[name] for name in arrays if name.startswith("number_")}
+        return profile, {name: _floats(values) for name, values in about["numbers"].items()}
+
+
+def _floats(values):
+    return [math.nan if value is None else value for value in values]
 
 
 def save_profile(path, profile, **options):
@@ -139,15 +149,18 @@ _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0
 
 
 def _squeezed(name, steps):
+    """Height and width of the maps go before their steps."""
     data = lzma.compress(steps.tobytes(), lzma.FORMAT_RAW, filters=_FILTERS)
-    return {name: np.frombuffer(data, np.uint8), f"{name}_shape": np.array(steps.shape)}
+    return {name: np.frombuffer(np.array(steps.shape[-2:], "<u2").tobytes() + data, np.uint8)}
 
 
 def _spread(arrays, name):
-    shape = tuple(int(size) for size in arrays[f"{name}_shape"])
+    data = arrays[name].tobytes()
+    height, width = np.frombuffer(data[:4], "<u2").astype(int)
+    count = 1 if name == "summed" else len(arrays["rf"])
     reader = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_FILTERS)
-    data = reader.decompress(arrays[name].tobytes(), max_length=int(np.prod(shape)) + 1)
-    return np.frombuffer(data, np.uint8).reshape(shape).copy()
+    steps = np.frombuffer(reader.decompress(data[4:], max_length=count * height * width + 1), np.uint8)
+    return steps.reshape(*([count] if name != "summed" else []), height, width).copy()
 
 
 def _pack(arrays):

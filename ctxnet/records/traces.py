@@ -4,11 +4,14 @@ import math
 import random
 import warnings
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from ..data.loaders import IMAGENET_MEAN, IMAGENET_STD
+
+PERIOD = 1_000_003  # of the weights' pattern: a prime, so that no two rows of a weight are alike
 
 
 @contextmanager
@@ -38,12 +41,19 @@ def refill(model):
     Initial ones differ in the last bit of single precision, and two training steps make a visible number of it. Constants,
     such as the gains of normalisation, stay.
     """
-    bits = np.random.PCG64(0)
+    values, start = _values(), 0
     for _, weight in sorted(model.named_parameters()):
         if weight.ndim > 1 and weight.min() != weight.max():
-            whole = torch.from_numpy((bits.random_raw(weight.numel()) >> np.uint64(11)).astype(np.int64))
-            bound = (6 / weight[0].numel()) ** 0.5
-            weight.copy_(bound * (whole.double() * 2.0**-52 - 1).view(weight.shape))
+            bound, count = (6 / weight[0].numel()) ** 0.5, weight.numel()
+            weight.copy_(bound * torch.cat([values[start:], values.repeat(count // PERIOD + 1)])[:count].view(weight.shape))
+            start = (start + count) % PERIOD
+
+
+@lru_cache
+def _values():
+    """:data:`PERIOD` numbers, uniform in -1 … 1."""
+    whole = np.random.PCG64(0).random_raw(PERIOD) >> np.uint64(11)
+    return torch.from_numpy(whole.astype(np.int64)).double() * 2.0**-52 - 1
 
 
 def standardised(pixels):

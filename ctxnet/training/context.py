@@ -20,7 +20,7 @@ from .protocol import load_measure
 
 # Appendix B of the thesis sums the effective receptive fields of these networks over all final positions.
 SUMMED = ("resnet50", "hrnet_w18", "convnext_tiny", "vit_base_patch16_224")
-CELLS, LEVELS = 112, 120  # of the stored maps: finer than those of the many runs
+CELLS, LEVELS = 112, 100  # of the stored maps: finer than those of the many runs
 SHARES = (0.5, 0.9, 0.99)  # parts of an effective receptive field whose pixels are counted
 
 
