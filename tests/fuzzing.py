@@ -1034,6 +1034,8 @@ def judge(network, seed=0):
     """Measure a network and ask the oracle."""
     if len(network.size) == 2 and not any("Conv" in text or "conv" in text for text in network.texts):
         return Verdict("unjudged", "two numbers could be channels and length, or rows and columns")
+    if math.prod(network.map) <= 3 and any(part in text for text in network.texts for part in ("Norm", "var(", "std(")):
+        return Verdict("unjudged", "statistics of two or three values do not change with all of them")
     if 1 in network.map and network.end in ("tokens", "rows", "class token"):
         return Verdict("unjudged", "which of the flattened dimensions had the size 1 makes no difference to the tokens")
     net = make(network)

@@ -18,7 +18,7 @@ from ctxnet.naming import unknown_name
 from ctxnet.pipeline.notebook import declared_parameters, run_notebook
 from ctxnet.tensors import load_tensors, read_weights, save_tensors
 from ctxnet.training import load_params, read_record
-from ctxnet.training.run import _stored_config
+from ctxnet.training.run import _stored_key
 
 ROOT = Path(__file__).parents[1]
 
@@ -187,5 +187,5 @@ def test_a_checkpoint_that_says_no_settings_is_named(tmp_path):
         folder = tmp_path / f"{name}{type(state).__name__}"
         save_tensors(folder / f"{name}.safetensors", {"a": torch.zeros(1)}, state)
         with pytest.raises(ValueError, match=f"{name}.safetensors: no record of a run") as caught:
-            _stored_config(folder)
+            _stored_key(folder)
         assert "\n" not in str(caught.value)

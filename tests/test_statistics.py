@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from ctxnet.__main__ import main
-from ctxnet.paper import statistics, tables
+from ctxnet.paper import results, statistics
 from ctxnet.paper.results import load_records
 
 REPO = Path(__file__).parents[1]
@@ -98,7 +98,7 @@ def real_rows(least):
     """Names and answers of the committed rows with at least ``least`` seeds."""
     records = load_records("small", REPO)
     counts = records["variant"].value_counts()
-    return tables.read_answers("small", list(counts.index[counts >= least]), records, REPO)
+    return results.read_answers("small", list(counts.index[counts >= least]), records, REPO)
 
 
 def test_mcnemar_calls_seeds_of_one_real_row_different():

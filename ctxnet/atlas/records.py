@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import math
 import os
-import re
 import socket
 import sys
 import time
@@ -96,8 +95,8 @@ def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_si
 def measure_row(name, row, *, root=".", weights=None, pretrained=False, input_size=None, images=IMAGES):
     """Measure one network, unless its record is there: ``(folder, measured now)``.
 
-    A record belongs to everything that it follows from: the name, the architecture as it prints, the weights where they
-    were read from a file, the layers, size and images, and the trace of the code (:func:`_trace`).
+    A record belongs to everything that it follows from: the name, the weights where they were read from a file, the
+    layers, size and images, and the trace of the architecture and of the code (:func:`_trace`).
 
     Args:
         weights: ``(label, state dict)`` to load, or None.
@@ -108,7 +107,6 @@ def measure_row(name, row, *, root=".", weights=None, pretrained=False, input_si
     settings = {
         "name": name, "size": size, "layers": layers, "images": images, "seed": SEED,
         "weights": weights_hash(model) if label else "initial",
-        "architecture": _hash(re.sub(r"0x[0-9a-f]+", "", repr(model))),
     }  # fmt: skip
     folder = Path(root) / FOLDER / folder_name(name, label)
     with one_writer(folder):
@@ -231,10 +229,6 @@ def weights_hash(model):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _hash(text):
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def say(text):

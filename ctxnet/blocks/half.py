@@ -48,6 +48,8 @@ class HalfShift(ContextBlock):
             self._offsets[height, width] = tile_offset(self.tile, height, width, seed=self.seed, layer=self.layer)
         return self._offsets[height, width]
 
+    offset._dynamo_marked_constant = True  # as in ContextBlock: torch.compile takes the numbers as they are
+
     def forward(self, x):
         rows, columns = self.offset(*x.shape[2:])
         half = self.channels // 2

@@ -261,6 +261,11 @@ def _by_places(shape, place, n):
     found = []
     for dims in itertools.permutations(free, n):
         rest = _reduced(place, dims)
+        others = [d + 1 for d in range(len(shape)) if d not in dims and place.shape[d + 1] > 1]
+        least = place[-1:].amin(others, keepdim=True) if others else place[-1:]
+        apart = (rest[-1:] - least).nan_to_num(0.0, posinf=0.0)
+        if bool((apart.abs() > 1e-6).any()):
+            continue  # what these dimensions leave out would be features of one place that sit at several
         own = all(rest.shape[dim + 1] > 1 and _changes(rest[axis], dim) for axis, dim in enumerate(dims))
         if own and not any(
             rest.shape[other + 1] > 1 and _changes(rest[axis], other)

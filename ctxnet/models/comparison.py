@@ -3,8 +3,11 @@
 import copy
 
 
-def create_comparison(name, *, num_classes, width, input_size, drop_rate=0.0):
-    """HRNet-W18, ConvNeXt-T or ViT-B/16 from timm, all channel counts scaled by ``width`` / 64."""
+def create_comparison(name, *, num_classes, width, input_size, drop_rate=0.0, scale_head=False):
+    """HRNet-W18, ConvNeXt-T or ViT-B/16 from timm, all channel counts scaled by ``width`` / 64.
+
+    HRNet's classification head, whose size timm fixes, is scaled with the rest only by ``scale_head``.
+    """
     import timm
 
     scale = width / 64
@@ -18,13 +21,14 @@ def create_comparison(name, *, num_classes, width, input_size, drop_rate=0.0):
         return timm.create_model(name, num_classes=num_classes, dims=dims, drop_rate=drop_rate)
     if width == 64:
         return timm.create_model(name, num_classes=num_classes, drop_rate=drop_rate)
-    from timm.models.hrnet import cfg_cls
+    from timm.models.hrnet import HighResolutionNet, cfg_cls
 
     config = copy.deepcopy(cfg_cls[name])
     config["stem_width"] = max(1, round(config["stem_width"] * scale))
     for stage in ("stage1", "stage2", "stage3", "stage4"):
         config[stage]["num_channels"] = tuple(max(4, round(c * scale)) for c in config[stage]["num_channels"])
-    return _scaled_hrnet(scale)(config, num_classes=num_classes, drop_rate=drop_rate)
+    made = _scaled_hrnet(scale) if scale_head else HighResolutionNet
+    return made(config, num_classes=num_classes, drop_rate=drop_rate)
 
 
 def _scaled_hrnet(scale):

@@ -26,7 +26,7 @@ def list_models(pattern="*"):
 
 
 def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop_rate=0.0, init_seed=None,
-                 draw_seed=None, pretrained=False, **overrides):
+                 draw_seed=None, scale_head=False, pretrained=False, **overrides):
     """Build a network of the thesis, or a variation of one.
 
     Args:
@@ -41,6 +41,7 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
         init_seed: decides the initial weights instead of ``seed``, and draws those of a ResNet layer by layer: networks
             with the same ``init_seed`` start with the same weights wherever a layer has the same name and shape.
         draw_seed: decides random positions instead of ``seed``.
+        scale_head: also scale HRNet's classification head by ``width``; without effect on other networks.
         pretrained: True downloads torchvision's ImageNet weights; a path (``.safetensors``, ``.pth``) or a state
             dict loads those of a plain ResNet of the same depth and width. See ``load_plain_weights``.
         **overrides: arguments of :class:`ctxnet.models.resnet.ResNet` that replace or extend the row's own:
@@ -61,7 +62,8 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
             if variant.arch.startswith("cifar_"):
                 return create_cifar(variant.arch, num_classes=num_classes, width=width, drop_rate=drop_rate)
             return create_comparison(
-                variant.arch, num_classes=num_classes, width=width, input_size=input_size, drop_rate=drop_rate
+                variant.arch, num_classes=num_classes, width=width, input_size=input_size, drop_rate=drop_rate,
+                scale_head=scale_head,
             )
         positions = seed if draw_seed is None else draw_seed
         model = ResNet(variant.arch, num_classes=num_classes, width=width, seed=positions, input_size=input_size,

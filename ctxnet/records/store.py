@@ -43,19 +43,20 @@ def write_record(folder, record, files, provenance):
 
     Args:
         folder: of the record.
-        record: JSON-able dict; ``files`` is added to it, name → SHA-256 of every file.
+        record: JSON-able dict; ``files`` is added to it, name → SHA-256 of each of ``files``.
         files: dict of file name → bytes.
-        provenance: JSON-able dict: where, when and with what it was made; ``provenance.json``.
+        provenance: JSON-able dict: where, when and with what it was made. It is sealed by itself and names the record
+            that it belongs to, so that a record made again has the bytes it had.
 
     Returns:
         The record as :func:`read_record` gives it.
     """
     folder = Path(folder)
+    record = record | {"files": {name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}}
     (folder / "record.json").unlink(missing_ok=True)  # it would not vouch for what comes now
     for name, data in files.items():
         write_bytes(folder / name, data)
-    write_sealed(folder / "provenance.json", provenance)
-    record = record | {"files": {name: sha256(folder / name) for name in sorted([*files, "provenance.json"])}}
+    write_sealed(folder / "provenance.json", provenance | {"record": stable_hash(record)})
     write_sealed(folder / "record.json", record)
     return record
 
@@ -78,7 +79,19 @@ def read_record(folder):
         beside = path.parent / name
         if Path(name).name != name or not beside.is_file() or sha256(beside) != expected:
             raise DamagedRecord(beside, folder)
+    _provenance(folder, record)
     return record
+
+
+def _provenance(folder, record):
+    path = Path(folder) / "provenance.json"
+    try:
+        provenance = read_sealed(path)
+        if provenance["record"] == stable_hash(record):
+            return provenance
+    except (ValueError, KeyError, TypeError, FileNotFoundError):
+        pass
+    raise DamagedRecord(path, folder)
 
 
 def records_of(protocol, root="."):
@@ -225,5 +238,4 @@ def read_context(folder):
 
 def read_provenance(folder):
     """Where, when and with what a record was made, as a dict; errors as above."""
-    _present(folder)
-    return read_sealed(Path(folder) / "provenance.json")
+    return _provenance(folder, _present(folder))

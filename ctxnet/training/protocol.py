@@ -41,7 +41,8 @@ class Protocol:
             one; no part of a run's identity, and without effect on a CPU.
         by_layer: initial weights are drawn for each layer by its name, so that rows share them where shapes agree.
         zero_init: the last normalisation of every residual block starts at zero (Goyal et al., 2017); ResNets only.
-        scale_offsets: offsets and dilations shrink with the map, by ``image_size`` / 224; ResNets only.
+        scale_offsets: offsets and dilations of ResNets shrink with the map, by ``image_size`` / 224, and HRNet's head with
+            ``width``.
         held_out: share of every class's training images that takes the place of the validation set, which then stays
             shut: for finding settings.
         initial_profile: also measure the network before its first step (receptive field and mean distance).

@@ -65,8 +65,9 @@ def require_device(protocol):
 def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True, cbs=()):
     """Train one variant under a protocol, or go on where an earlier call stopped.
 
-    A finished run is returned as it is recorded. A run that was made under other settings is set aside in
-    ``results/<protocol>/superseded/`` and never reused.
+    A finished run is returned as it is recorded. A run that was made under other settings, or by code that computed
+    something else (:func:`ctxnet.training.trace.run_trace`), is set aside in ``results/<protocol>/superseded/`` and never
+    reused.
 
     Args:
         protocol: from ``load_protocol``.
@@ -138,7 +139,7 @@ def network(protocol, variant, seeds, *, num_classes):
         ValueError: for a setting that this variant does not have, such as ``zero_init`` of a network of timm.
     """
     sizes = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
-    chosen = {"drop_rate": protocol.drop_rate}
+    chosen = {"drop_rate": protocol.drop_rate, "scale_head": protocol.scale_offsets}
     if isinstance(VARIANTS[variant].arch, int):
         if protocol.zero_init:
             chosen["zero_init"] = True

@@ -38,7 +38,7 @@ def run_trace(protocol, variant):
         (:func:`ctxnet.records.traces.measured`).
     """
     settings = dataclasses.asdict(protocol)
-    for name in ("name", "seeds", "device", "cuda_graph", "profile_images", "validate_every"):
+    for name in ("name", "seeds", "device", "cuda_graph", "profile_images", "validate_every", "note"):
         del settings[name]
     key = repr(sorted(settings.items())), variant
     if key not in _runs:
