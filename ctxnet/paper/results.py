@@ -290,7 +290,7 @@ def read_answers(protocol, variants, records, root="."):
             raise BadRecord(f"{variant}, protocol {protocol}: {error}") from None
         for seed, top1, share in zip(runs["seed"], runs["top1"], right.mean(1), strict=True):
             if abs(top1 - share) > 1e-6:
-                raise BadRecord(f"{variant} seed {seed}: predictions.csv gives {share:.4f}, record.json says {top1:.4f}")
+                raise BadRecord(f"{variant} seed {seed}: its predictions give {share:.4f}, record.json says {top1:.4f}")
         rows[variant] = images, right
     return rows
 
