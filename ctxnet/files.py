@@ -1,7 +1,6 @@
 """Atomic writing: a reader sees the old file or the new one, never half of either.
 
-Everything in the project that writes a result goes through :func:`atomic_path` or one of its short forms; where the
-result of a run lies says :func:`run_folder`.
+Everything in the project that writes a result goes through :func:`atomic_path` or one of its short forms.
 """
 
 import csv
@@ -230,8 +229,3 @@ def sha256(path):
 def stable_hash(value):
     """Hex SHA-256 of a JSON-able value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def run_folder(protocol, variant, seed=0, root="."):
-    """Where the record of one run lies, with the files it vouches for."""
-    return Path(root) / "results" / protocol / "runs" / variant / f"seed{seed}"

@@ -15,11 +15,11 @@ from ctxnet.__main__ import main
 from ctxnet.atlas import measures, records
 from ctxnet.atlas.names import folder_name
 from ctxnet.atlas.networks import RCAN, UNet
-from ctxnet.files import write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper.figures import atlas as drawn
 from ctxnet.paper.figures import style
+from ctxnet.records import decode_profile, write_record
 from ctxnet.tensors import save_tensors
 
 ROOT = Path(__file__).parents[1]
@@ -292,14 +292,14 @@ def test_a_damaged_record_is_refused_by_readers_and_made_again(tmp_path, counted
     run(tmp_path, "lenet5")
     folder = tmp_path / "results/atlas/lenet5"
     good = bytes_of(folder)
-    for name in ("record.json", "stages.npz"):
+    for name in ("record.json", "context.npz"):
         data = bytearray((folder / name).read_bytes())
         data[len(data) // 2] ^= 1
         (folder / name).write_bytes(data)
         with pytest.raises(ValueError, match="damaged"):
             atlas.read_record(folder)
         run(tmp_path, "lenet5")
-        assert "measured again" in capsys.readouterr().err
+        assert f"{name}: damaged" in capsys.readouterr().out
         assert (folder / name).read_bytes() == good[Path(name)]
     assert len(counted) == 3
     (folder / "record.json").unlink()  # as a kill before the end leaves it
@@ -416,15 +416,11 @@ def test_stages_on_disk_keep_field_and_effect(tmp_path):
     center = torch.full((2, 2), 100.0, dtype=torch.float64)
     distance = torch.tensor([3.0, 9.0], dtype=torch.float64)
     profile = ContextProfile(["a", "b"], center, (apart < 60).expand(2, -1, -1), erf, distance, [True, False])
-    records.save_stages(tmp_path / "stages.npz", profile, [0, 1])
-    read = records.load_stages(tmp_path / "stages.npz")
+    read, _ = decode_profile(records.encode_stages(profile, [0, 1]))
     assert torch.equal(read.rf, profile.rf) and read.layers == ["a", "b"] and read.exact == [True, False]
     assert (read.erf - erf).abs().sum((1, 2)).max() < 0.2 and torch.allclose(read.erf.sum((1, 2)), torch.ones(2))
     for i, c in enumerate(read.center):
         assert abs(ctxnet.mean_distance(read.erf[i], c) - ctxnet.mean_distance(erf[i], c)) < 0.5
-    (tmp_path / "stages.npz").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match="stages.npz: no stages"):
-        records.load_stages(tmp_path / "stages.npz")
 
 
 # ---- figures ----------------------------------------------------------------------------------------------------------
@@ -482,7 +478,7 @@ def test_committed_records_are_whole_small_and_tabled(tmp_path):
     assert sum(p.stat().st_size for p in COMMITTED.rglob("*") if p.is_file()) < 6_000_000
     for name in found:  # the tables follow from the records
         (tmp_path / "results/atlas" / name).mkdir(parents=True)
-        for file in ("record.json", "stages.npz"):
+        for file in ("record.json", "provenance.json", "context.npz"):
             shutil.copy(COMMITTED / name / file, tmp_path / "results/atlas" / name / file)
     (tmp_path / "results/small").symlink_to(ROOT / "results" / "small")
     records.write_tables(tmp_path)
@@ -504,8 +500,8 @@ def test_a_record_of_another_folder_is_listed_by_its_folder(tmp_path):
     (tmp_path / "results/atlas/x").mkdir(parents=True)
     record = {"name": "n", "label": "N", "family": "", "source": "s", "weights": "initial", "size": 32, "parameters": 5}
     record |= {"multiply_adds": 7, "layers": ["a"], "map": [8], "rf_side": [3], "rf_share": [1.0], "rf_exact": [False]}
-    record |= {"distance": [None], "erf_share": {"0.5": [None], "0.9": [None], "0.99": [None]}, "small": "", "files": {}}
-    write_sealed(tmp_path / "results/atlas/x/record.json", record)
+    record |= {"distance": [None], "erf_share": {"0.5": [None], "0.9": [None], "0.99": [None]}, "small": ""}
+    write_record(tmp_path / "results/atlas/x", record, {}, {})
     path = records.write_tables(tmp_path)
     assert path.read_text().splitlines()[1] == "x,N,,s,initial,32,5,7,1,a,8,3,1,upper bound,1,–,,,,,,,,,"
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ctxnet.files import sha256, write_sealed
 from ctxnet.paper import figures
 from ctxnet.paper.figures import style
 from ctxnet.paper.schematics import architectures, introduction, method
@@ -127,6 +126,7 @@ def test_figure_1_2_with_a_given_transformer():
 
 def test_figure_1_3_reads_the_record(tmp_path):
     from ctxnet.measure import ContextProfile
+    from ctxnet.records import encode_profile, write_record
 
     mask = torch.zeros(1, 224, 224, dtype=torch.bool)
     mask[:, 67:158, 67:158] = True
@@ -137,8 +137,7 @@ def test_figure_1_3_reads_the_record(tmp_path):
     (missing,) = introduction.figure_1_3(root=tmp_path).axes
     assert any("measure --variant resnet50" in text.get_text() for text in missing.texts)
     folder = tmp_path / "results/measure/resnet50"
-    profile.save(folder / "context.npz")
-    write_sealed(folder / "record.json", {"files": {"context.npz": sha256(folder / "context.npz")}})
+    write_record(folder, {"variant": "resnet50"}, {"context.npz": encode_profile(profile)}, {})
     fig = introduction.figure_1_3(root=tmp_path)
     assert "receptive field: 91 px" in texts(fig)
     assert_text_inside(fig)

@@ -16,6 +16,7 @@ from ctxnet.data.prepared import load_prepared
 from ctxnet.measure import ContextProfile
 from ctxnet.naming import unknown_name
 from ctxnet.pipeline.notebook import declared_parameters, run_notebook
+from ctxnet.records import load_profile
 from ctxnet.tensors import load_tensors, read_weights, save_tensors
 from ctxnet.training import load_params, read_record
 from ctxnet.training.run import _stored_key
@@ -90,9 +91,10 @@ def test_good_weights_of_every_format_are_read(tmp_path):
 
 def test_arrays(tmp_path, sign):
     payload = np.array([Payload(sign)], dtype=object)
-    np.savez(tmp_path / "context.npz", layers=payload, size=payload, erf=payload)
-    with pytest.raises(ValueError, match="context.npz: not a context profile"):
-        ContextProfile.load(tmp_path / "context.npz")
+    np.savez(tmp_path / "context.npz", layers=payload, size=payload, erf=payload, about=payload, rf=payload)
+    for load in (ContextProfile.load, load_profile):
+        with pytest.raises(ValueError, match="context.npz: not a context profile"):
+            load(tmp_path / "context.npz")
     folder = tmp_path / "set"
     folder.mkdir()
     np.save(folder / "train_images.npy", payload)

@@ -20,25 +20,27 @@ from ctxnet.data import prepared
 from ctxnet.paper import results as records
 from ctxnet.paper.book import made
 from ctxnet.pipeline import stages
+from ctxnet.records import read_context
 from ctxnet.tensors import load_tensors
 from ctxnet.training import load_params, load_protocol, run
 
 ROOT = Path(__file__).parents[1]
 
 # Kind → how a damaged one shows: "refused" (one line with its path), "renewed" (it is made again, the answer the same).
-# "told" is for what carries no result: a flip is refused or changes nothing but what is said about the run.
 KINDS = {
     r"data/quick\.json": "refused",
     r"data/probe-\d+/manifest\.json": "renewed",
     r"data/probe-\d+/(train|valid)_images\.npy": "renewed",
     r"results/quick/runs/\w+/seed\d+/record\.json": "refused",
-    r"results/quick/runs/\w+/seed\d+/(history|predictions)\.csv": "refused",
+    r"results/quick/runs/\w+/seed\d+/history\.csv": "refused",
+    r"results/quick/runs/\w+/seed\d+/predictions\.bin": "refused",
     r"results/quick/runs/\w+/seed\d+/context\.npz": "refused",
+    r"results/quick/images/\w+\.csv": "refused",
     r"results/quick/runs/\w+/seed\d+/weights\.safetensors": "refused",
-    r"results/quick/runs/\w+/seed\d+/provenance\.json": "told",
+    r"results/quick/runs/\w+/seed\d+/provenance\.json": "refused",
     r"results/atlas/\w+/record\.json": "refused",
-    r"results/atlas/\w+/stages\.npz": "refused",
-    r"results/atlas/\w+/provenance\.json": "told",
+    r"results/atlas/\w+/context\.npz": "refused",
+    r"results/atlas/\w+/provenance\.json": "refused",
 }
 SETTINGS = r"params\.yaml"  # a person's to write: tests/test_settings.py
 IGNORED = r".*\.(lock|partial|py|pyc)|\.git.*"
@@ -68,12 +70,12 @@ def read_all(root):
         lambda: records.load_history("quick", "plain20", 0, root).to_csv(),
         lambda: records.load_predictions("quick", "plain20", 0, root).to_csv(),
         lambda: records.load_profile("quick", "plain20", 0, root).distance,
-        lambda: records.load_provenance("quick", "plain20", 0, root) and "told",
+        lambda: records.load_provenance("quick", "plain20", 0, root),
         lambda: {k: v.double().sum().item() for k, v in load_tensors(folder / "weights.safetensors")[0].items()},
         lambda: made.data_sets(["quick"], root),
-        lambda: made.sources(["quick"], root) and "told",
+        lambda: made.sources(["quick"], root),
         lambda: atlas.read_records(root),
-        lambda: atlas.read_records(root) and atlas.load_stages(root / "results/atlas/lenet5/stages.npz").distance,
+        lambda: read_context(root / "results/atlas/lenet5")[0].distance,
     ]
     said, refused = [], []
     for reader in readers:

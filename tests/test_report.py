@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rewriting import rewrite
 
-from ctxnet.files import sha256, write_csv, write_json, write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import claims, figures, results, words
 from ctxnet.paper.book import made
 from ctxnet.paper.figures import degradation
 from ctxnet.paper.figures.experiments import OTHERS
+from ctxnet.records import encode_csv, encode_predictions, encode_profile, write_images, write_record
 
 REPO = Path(__file__).parents[1]
 ROWS = [name for name, row in VARIANTS.items() if row.tables or name == results.BASELINE]
@@ -69,34 +70,24 @@ def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True, 
     for number, variant in enumerate(dict.fromkeys(variants)):
         if measured:
             folder = root / "results" / "measure" / variant
-            fake_profile(variant, 56, number).save(folder / "context.npz")
-            write_record(folder, {"variant": variant, "files": {"context.npz": sha256(folder / "context.npz")}})
+            context = encode_profile(fake_profile(variant, 56, number))
+            write_record(folder, {"variant": variant}, {"context.npz": context}, {"commit": "0" * 40})
         for seed in seeds:
             rng = np.random.default_rng([number, seed])
             folder = root / "results" / protocol / "runs" / variant / f"seed{seed}"
-            fake_profile(variant, 32, number + 100 * (seed + 1)).save(folder / "context.npz")
             labels = np.arange(N) % 10
             chance = (accuracy or {}).get(variant, 0.5 + 0.01 * number)
             predicted = np.where(rng.random(N) < chance, labels, (labels + 1) % 10)
             top1 = float((labels == predicted).mean())
             names = [f"val/{i:04d}" for i in range(N)]
-            write_csv(
-                folder / "predictions.csv",
-                results.PREDICTION_COLUMNS,
-                zip(names, labels, predicted, strict=True),
-            )
             epochs = [[e, 0.05, 2.0 / (e + 1), 2.1 / (e + 1), top1 * (e + 1) / 5] for e in range(5)]
-            write_csv(folder / "history.csv", results.HISTORY_COLUMNS, epochs)
             origin = {
                 "commit": "0" * 40,
                 "dirty": False,
                 "data_manifest": "made up",
                 "versions": {"torch": "0"},
             }
-            write_json(
-                folder / "provenance.json",
-                origin | {"device": "no machine", "cores": 1, "wall_seconds": 60.0},
-            )
+            origin |= {"device": "no machine", "cores": 1, "wall_seconds": 60.0}
             record = {
                 "protocol": protocol,
                 "variant": variant,
@@ -106,15 +97,16 @@ def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True, 
                 "n": N,
             }
             record |= {"epochs": 5, "parameters": 1_500_000, "config": {}, "config_hash": "made up"}
-            files = ("context.npz", "history.csv", "predictions.csv")
-            record["files"] = {name: sha256(folder / name) for name in files}
-            write_record(folder, record)
+            record["images"] = write_images(protocol, names, labels.tolist(), root)
+            profile = fake_profile(variant, 32, number + 100 * (seed + 1))
+            numbers = {f"erf{part}_share": [0.1] * len(profile.layers) for part in (50, 90, 99)}
+            files = {
+                "context.npz": encode_profile(profile, numbers=numbers),
+                "history.csv": encode_csv(results.HISTORY_COLUMNS, epochs),
+                "predictions.bin": encode_predictions(predicted),
+            }
+            write_record(folder, record, files, origin)
     return root
-
-
-def write_record(folder, record):
-    record.pop("sha256", None)
-    write_sealed(folder / "record.json", record)
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +155,13 @@ def test_missing_records_name_the_command(empty):
 def test_an_impossible_record_is_refused_with_its_path(tmp_path, change, message):
     fabricate(tmp_path, ["resnet50"], measured=False)
     folder = results.run_folder("small", "resnet50", root=tmp_path)
-    record = json.loads((folder / "record.json").read_text()) | change
-    record.pop("sha256")
-    write_sealed(folder / "record.json", record)
+    rewrite(folder, change)
     with pytest.raises(results.BadRecord, match=message) as caught:
         results.load_records("small", tmp_path)
     assert "runs/resnet50/seed0" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["record.json", "predictions.csv", "context.npz"])
+@pytest.mark.parametrize("name", ["record.json", "predictions.bin", "context.npz", "provenance.json"])
 def test_a_damaged_file_is_refused_with_its_path(tmp_path, name):
     fabricate(tmp_path, ["resnet50"], measured=False)
     path = results.run_folder("small", "resnet50", root=tmp_path) / name
@@ -294,10 +284,7 @@ def degrade(root, protocol="degradation", seeds=(0, 1, 2), deep=0.9):
             lines = (folder / "history.csv").read_text().splitlines()
             right = [(1 - last) * (e + 1) / 5 + seed / 100 for e in range(len(lines) - 1)]
             lines = [f"{line},{more}" for line, more in zip(lines, ["train_top1", *right], strict=True)]
-            (folder / "history.csv").write_text("\n".join(lines) + "\n")
-            record = json.loads((folder / "record.json").read_text())
-            record["files"]["history.csv"] = sha256(folder / "history.csv")
-            write_record(folder, record)
+            rewrite(folder, files={"history.csv": ("\n".join(lines) + "\n").encode()})
 
 
 def test_degradation_is_read_from_records_of_either_protocol(tmp_path):
@@ -330,9 +317,8 @@ def test_degradation_needs_training_errors(tmp_path):
 def test_answers_that_disagree_with_their_record_are_refused(tmp_path):
     fabricate(tmp_path, ["resnet50"], seeds=(0, 1), measured=False)
     folder = results.run_folder("small", "resnet50", 0, tmp_path)
-    record = json.loads((folder / "record.json").read_text())
-    write_record(folder, record | {"top1": record["top1"] / 2})
-    with pytest.raises(results.BadRecord, match="resnet50 seed 0: predictions.csv gives") as caught:
+    rewrite(folder, {"top1": json.loads((folder / "record.json").read_text())["top1"] / 2})
+    with pytest.raises(results.BadRecord, match="resnet50 seed 0: its predictions give") as caught:
         results.table("4.1", "small", tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -22,7 +22,7 @@ from ctxnet.training.learner import fit_epoch
 
 ROOT = Path(__file__).parents[1]
 VARIANT = "resnet18"
-FILES = {"context.npz", "history.csv", "predictions.csv", "provenance.json", "record.json", "weights.safetensors", ".lock"}
+FILES = {"context.npz", "history.csv", "predictions.bin", "provenance.json", "record.json", "weights.safetensors", ".lock"}
 # New processes that need not import the libraries again.
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["ctxnet.training.learner", "ctxnet.data", "torch._dynamo", "PIL.Image"])
@@ -75,7 +75,7 @@ def contents(project, name):
     weights, state = load_tensors(place / "weights.safetensors")
     record = read_record(place)
     del record["protocol"]
-    files = {file: (place / file).read_bytes() for file in ("history.csv", "predictions.csv", "context.npz")}
+    files = {file: (place / file).read_bytes() for file in ("history.csv", "predictions.bin", "context.npz")}
     return {key: tensor.numpy().tobytes() for key, tensor in weights.items()}, state["history"], record, files
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from rewriting import rewrite
 from test_report import fabricate
 
 from ctxnet.paper import figures, words
@@ -211,8 +212,7 @@ def test_what_a_record_says_is_text_and_never_markup(tmp_path):
     root = fabricate(tmp_path, ["resnet50"])
     shutil.copy(ROOT / "dvc.yaml", root)
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    path = root / "results/small/runs/resnet50/seed0/provenance.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": evil, "commit": "--output=" + evil}))
+    rewrite(root / "results/small/runs/resnet50/seed0", provenance={"device": evil, "commit": "--output=" + evil})
     write_cards("small", root)
     (root / "executed").mkdir()
     said = words.Table(["said"], [[words.plain(f"a|b `c` {evil}")]])

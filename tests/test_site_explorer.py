@@ -13,10 +13,12 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from rewriting import rewrite
 
-from ctxnet.files import read_sealed, sha256, write_sealed
+from ctxnet.files import read_sealed
 from ctxnet.paper.book import explorer
 from ctxnet.paper.book.explorer import write_explorer
+from ctxnet.records import write_record
 from ctxnet.training import load_params, measure_lattice
 
 SITE = Path(explorer.__file__).parent
@@ -53,7 +55,8 @@ def _shorten(base, variant, count):
     Image.fromarray(sprite).save(folder / "maps.png")
     layers = [f"stages.{b // 4}.blocks.{b % 4}" for b in range(count)]
     record = read_sealed(source / "record.json") | {"variant": SHORT, "layers": layers}
-    write_sealed(folder / "record.json", record | {"files": {n: sha256(folder / n) for n in ("maps.png", "places.csv")}})
+    files = {name: (folder / name).read_bytes() for name in ("maps.png", "places.csv")}
+    write_record(folder, {k: v for k, v in record.items() if k != "sha256"}, files, {})
 
 
 def _build(root, out):
@@ -124,8 +127,7 @@ def _damage_file(base):
 
 
 def _drop_file(base):
-    record = read_sealed(base / "resnet50" / "record.json")
-    write_sealed(base / "resnet50" / "record.json", record | {"files": {"maps.png": record["files"]["maps.png"]}})
+    rewrite(base / "resnet50", files={"places.csv": None})
 
 
 def _rename(base):
@@ -139,12 +141,11 @@ def _swap(base):
 
 def _other_setting(base):
     record = read_sealed(base / "resnet50_perm1" / "record.json")
-    write_sealed(base / "resnet50_perm1" / "record.json", record | {"settings": record["settings"] | {"seed": 7}})
+    rewrite(base / "resnet50_perm1", {"settings": record["settings"] | {"seed": 7}})
 
 
 def _lose_a_block(base):
-    record = read_sealed(base / "resnet50" / "record.json")
-    write_sealed(base / "resnet50" / "record.json", record | {"layers": record["layers"][:-1]})
+    rewrite(base / "resnet50", {"layers": read_sealed(base / "resnet50" / "record.json")["layers"][:-1]})
 
 
 @pytest.mark.parametrize(

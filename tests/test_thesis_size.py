@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ctxnet.measure import ContextProfile
+from ctxnet.records import read_context, read_predictions
 from ctxnet.training import load_params, load_protocol, read_record, run
 from ctxnet.training.context import SUMMED
 
@@ -49,8 +49,8 @@ def test_two_epochs_at_224_px_resume_and_leave_a_complete_record(pictures, varia
     assert record["epochs"] == 2 and record["n"] == 16 and record["config"]["image_size"] == 224
     with open(folder / "history.csv") as handle:
         assert [row["learning_rate"] for row in csv.DictReader(handle)] == ["0.1", "0.010000000000000002"]
-    assert len((folder / "predictions.csv").read_text().splitlines()) == 17
-    profile = ContextProfile.load(folder / "context.npz")
+    assert len(read_predictions(folder)[0]) == 16
+    profile, _ = read_context(folder)
     assert profile.rf.shape[1:] == (224, 224) and profile.rf.shape[0] == len(profile.layers)
     assert (profile.summed is not None) == (variant in SUMMED)
     provenance = json.loads((folder / "provenance.json").read_text())

@@ -14,8 +14,8 @@ import yaml
 from fastai.callback.core import Callback
 
 import ctxnet
-from ctxnet.measure import ContextProfile
 from ctxnet.paper.results import load_history
+from ctxnet.records import read_context, read_predictions
 from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
 from ctxnet.training.protocol import identity
 from ctxnet.training.schedule import learning_rate, reseed
@@ -195,13 +195,13 @@ def test_a_run_leaves_a_complete_deterministic_record(project):
     assert first.status == "finished" and first.folder == project / "results/quick/runs/resnet50_perm1/seed0"
     record = first.record
     assert record["n"] == 50 and record["epochs"] == 3 and 0 <= record["top1"] <= record["top1_best"] <= 1
-    lines = (first.folder / "predictions.csv").read_text().splitlines()
-    right = [line.split(",")[1] == line.split(",")[2] for line in lines[1:]]
-    assert lines[0] == "image,label,predicted" and len(right) == 50 and np.mean(right) == pytest.approx(record["top1"])
-    profile = ContextProfile.load(first.folder / "context.npz")
+    ids, labels, predicted = read_predictions(first.folder)
+    assert len(set(ids)) == 50 and (labels == predicted).mean() == pytest.approx(record["top1"])
+    profile, numbers = read_context(first.folder)
+    assert len(numbers["erf90_share"]) == 16 and 0 < numbers["erf50_share"][0] < numbers["erf90_share"][0] < 1
     assert len(profile.layers) == 16 and profile.rf.shape == (16, 32, 32)
     assert torch.allclose(profile.erf.sum((1, 2)), torch.ones(16))
-    names = ("record.json", "history.csv", "predictions.csv", "context.npz")
+    names = ("record.json", "history.csv", "predictions.bin", "context.npz")
     before = {name: (first.folder / name).read_bytes() for name in names}
     again = run(toy(project), "resnet50_perm1", root=project, progress=False)  # returned as recorded
     assert again.record == record
@@ -266,12 +266,12 @@ def test_a_replayed_step_is_the_step(project, variant):
 
 def test_fewer_validations_change_nothing_but_their_number(project):
     every = run(toy(project, epochs=5), "plain20", root=project, progress=False)
-    history, answers = ((every.folder / name).read_text().splitlines() for name in ("history.csv", "predictions.csv"))
+    history, answers = (every.folder / "history.csv").read_text().splitlines(), read_predictions(every.folder)[2].tolist()
     protocol = toy(project, epochs=5, validate_every=2)
     run(protocol, "plain20", root=project, progress=False, max_minutes=1e-9)  # stops after an epoch without validation
     few = run(protocol, "plain20", root=project)
     assert few.status == "finished" and few.record["top1"] == every.record["top1"]
-    assert (few.folder / "predictions.csv").read_text().splitlines() == answers
+    assert read_predictions(few.folder)[2].tolist() == answers
     lines = (few.folder / "history.csv").read_text().splitlines()
     blank = [",".join([*line.split(",")[:3], "", ""]) for line in history]
     assert lines == [history[0], blank[1], history[2], blank[3], history[4], history[5]]
@@ -319,7 +319,7 @@ def test_a_missing_record_is_made_again_from_the_weights(project):
     assert (first.folder / "record.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["record.json", "history.csv", "predictions.csv", "context.npz"])
+@pytest.mark.parametrize("name", ["record.json", "history.csv", "predictions.bin", "context.npz", "provenance.json"])
 def test_damaged_records_are_refused(project, name):
     folder = run(toy(project, epochs=1), "resnet50", root=project, progress=False).folder
     data = bytearray((folder / name).read_bytes())

@@ -7,7 +7,7 @@ in its docstring. ``python -m ctxnet atlas`` measures the table, or any network 
 from ..measure.summary import erf_share
 from .measures import measure, multiply_adds
 from .names import find_row
-from .records import load_stages, measure_rows, read_record, read_records, write_tables
+from .records import measure_rows, read_record, read_records, write_tables
 from .rows import FAMILIES, ROWS
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "ROWS",
     "erf_share",
     "find_row",
-    "load_stages",
     "measure",
     "measure_rows",
     "multiply_adds",

@@ -1,44 +1,36 @@
 """Measure rows once and keep the results: ``results/atlas/<name>/`` per network and two tables over all of them."""
 
+import copy
+import dataclasses
 import hashlib
+import math
 import os
-import re
 import socket
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch.nn import functional
 from tqdm.auto import tqdm
 
-from .. import provenance
-from ..files import (
-    atomic_path,
-    read_sealed,
-    remove_partials,
-    renew,
-    run_folder,
-    sha256,
-    stable_hash,
-    write_csv,
-    write_json,
-    write_sealed,
-)
+from .. import provenance, records
+from ..data import probe
+from ..files import remove_partials, write_csv
 from ..locking import one_writer
-from ..measure import ContextProfile
-from ..measure.summary import erf_share
+from ..measure import calibrate, context_profile
+from ..models import create_model
+from ..records import encode_profile, read_context, reusable, run_folder, write_record
+from ..records.traces import measured, moments, parameters, refill, standardised, undisturbed
 from ..tensors import read_weights
 from .measures import SHARES, measure, probe_images, shown_stages, stages, throughput
 from .names import find_row, folder_name
 from .rows import FAMILIES, ROWS
 
-FORMAT = 1  # to be raised with every change of what a record says, so that all are made again
 FOLDER = Path("results") / "atlas"
 IMAGES, SEED = 2, 0  # of the probe set; two, because normalisation of a 1×1 map needs more than one
 FILE = "file:"  # before the path of weights
-DECADES = 4  # of the effective receptive field that a stored map keeps, counted down from the strongest pixel
+CELLS, LEVELS = 112, 100  # of the stored maps
 COLUMNS = [
     "name", "label", "family", "source", "weights", "size_px", "parameters", "multiply_adds", "blocks",
     "stage_layers", "stage_map", "stage_rf_px", "stage_rf_share", "rf", "whole_image_from_block", "stage_distance_px",
@@ -82,7 +74,7 @@ def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_si
         if len(names) != 1:
             raise ValueError(f"--weights belongs to one network, and {len(names)} are asked for; name just one")
         state = read_weights(weights)
-    measured, kept, failed = [], [], {}
+    done, kept, failed = [], [], {}
     with tqdm(rows.items(), unit="row", desc="atlas", disable=not progress, mininterval=0.5) as bar:
         for name, row in bar:
             bar.set_postfix_str(name)
@@ -92,19 +84,19 @@ def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_si
                     name, row, root=root, weights=labelled,
                     pretrained=pretrained, input_size=input_size, images=images,
                 )  # fmt: skip
-                (measured if fresh else kept).append(folder)
+                (done if fresh else kept).append(folder)
             except Exception as error:  # models of all kinds fail in ways of all kinds
                 failed[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 say(f"{name}: {failed[name]}")
     write_tables(root)
-    return measured, kept, failed
+    return done, kept, failed
 
 
 def measure_row(name, row, *, root=".", weights=None, pretrained=False, input_size=None, images=IMAGES):
     """Measure one network, unless its record is there: ``(folder, measured now)``.
 
-    A record belongs to the hash of everything that it follows from: the name, the architecture as it prints, the
-    weights, the layers, size and images, and :data:`FORMAT`. A damaged record is made again.
+    A record belongs to everything that it follows from: the name, the weights where they were read from a file, the
+    layers, size and images, and the trace of the architecture and of the code (:func:`_trace`).
 
     Args:
         weights: ``(label, state dict)`` to load, or None.
@@ -112,34 +104,57 @@ def measure_row(name, row, *, root=".", weights=None, pretrained=False, input_si
     started, size = time.perf_counter(), input_size or row.size
     model, label = _build(name, row, weights, pretrained)
     layers = row.layer_names(model)
-    key = {
-        "format": FORMAT, "name": name, "weights": weights_hash(model), "size": size, "layers": layers, "images": images,
-        "seed": SEED, "fresh": not label, "architecture": _hash(re.sub(r"0x[0-9a-f]+", "", repr(model))),
+    settings = {
+        "name": name, "size": size, "layers": layers, "images": images, "seed": SEED,
+        "weights": weights_hash(model) if label else "initial",
     }  # fmt: skip
     folder = Path(root) / FOLDER / folder_name(name, label)
     with one_writer(folder):
         remove_partials(folder)
-        if _is_current(folder, stable_hash(key)):
+        key = {"settings": settings, "trace": _trace(model, size)}
+        if reusable(folder, key):
             return folder, False
-        (folder / "record.json").unlink(missing_ok=True)
         result = measure(model, size, layers=layers, images=images, seed=SEED, fresh=not label)
         shown = shown_stages(result.values["map"])
-        save_stages(folder / "stages.npz", result.profile, shown)
         speed = throughput(model, probe_images(model, size, images, SEED))
-        write_json(
-            folder / "provenance.json",
-            provenance.collect(root=root, device="cpu")
-            | {"images_per_second": round(speed, 2), "batch": images,
-               "wall_seconds": round(time.perf_counter() - started, 1)},
-        )  # fmt: skip
         about = {} if name in ROWS else {"label": row.label, "family": row.family, "source": row.source}
         record = about | {
-            "name": name, "weights": _shown(label),
-            "key": stable_hash(key), "images": images, "small": row.small if not label else "", "shown": shown,
-            "files": {"stages.npz": sha256(folder / "stages.npz")},
+            "name": name, "weights": _shown(label), **key,
+            "images": images, "small": row.small if not label else "", "shown": shown,
         } | result.values  # fmt: skip
-        write_sealed(folder / "record.json", record)  # last of all files: it vouches for the other
+        source = provenance.collect(root=root, device="cpu") | {
+            "images_per_second": round(speed, 2), "batch": images,
+            "wall_seconds": round(time.perf_counter() - started, 1),
+        }  # fmt: skip
+        write_record(folder, record, {"context.npz": encode_stages(result.profile, shown)}, source)
     return folder, True
+
+
+def _trace(model, size):
+    """The trace of a network of any kind: its parameters, what it gives for one image, and what the measures give for a
+    small network. Weights are replaced, in a copy, by those that are the same on every processor."""
+    with undisturbed(), torch.no_grad():
+        copied = copy.deepcopy(model).double().eval()
+        refill(copied)
+        try:
+            output = copied(probe_images(model, size, 1, SEED).double())
+        except RuntimeError:  # it insists on single precision
+            output = torch.zeros(0)
+        while not torch.is_tensor(output):
+            output = next(iter(output.values() if isinstance(output, dict) else output))
+        return {"parameters": parameters(model), "output": moments(output), **_reference()}
+
+
+@lru_cache
+def _reference():
+    """What the measures give for a small network with most that they have to deal with, once per process."""
+    model = create_model("resnet50_perm1_attn", width=8, input_size=64, seed=SEED).double()
+    refill(model)
+    pixels, _ = probe.make_probe(2, image_size=64, seed=SEED)
+    images = standardised(pixels)
+    calibrate(model, images)
+    with torch.enable_grad():
+        return measured(context_profile(model, images))
 
 
 def _shown(label):
@@ -216,21 +231,6 @@ def weights_hash(model):
     return digest.hexdigest()
 
 
-def _hash(text):
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_current(folder, key):
-    path = folder / "record.json"
-    if not path.exists():
-        return False
-    try:
-        return read_record(folder)["key"] == key
-    except (ValueError, KeyError, FileNotFoundError) as error:
-        say(f"{error}; measured again")
-        return False
-
-
 def say(text):
     tqdm.write(f"ctxnet: {text}", file=sys.stderr)
 
@@ -245,13 +245,9 @@ def read_record(folder):
         FileNotFoundError: there is none, with the command that makes it.
         ValueError: it or a file it vouches for is damaged.
     """
-    folder = Path(folder)
-    if not (folder / "record.json").exists():
-        raise FileNotFoundError(f"{folder.as_posix()}: no record yet; make it with: {command(folder.name)}")
-    record = read_sealed(folder / "record.json")
-    for name, digest in record["files"].items():
-        if not (folder / name).exists() or sha256(folder / name) != digest:
-            raise ValueError(f"{folder / name}: damaged or not of this record; {renew(folder / name)}")
+    record = records.read_record(folder)
+    if record is None:
+        raise FileNotFoundError(f"{Path(folder).as_posix()}: no record yet; make it with: {command(Path(folder).name)}")
     return record
 
 
@@ -267,57 +263,13 @@ def read_records(root="."):
     return dict(sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
 
 
-def save_stages(path, profile, shown):
-    """Write the maps of some layers of a profile, small: equal profiles give equal bytes.
-
-    Receptive fields are packed to bits. Effective ones are averaged to at most 112 pixels a side and kept as one byte a
-    pixel: 0 is less than a ten-thousandth of the strongest, 1 … 255 are equal steps of its logarithm. They are for
-    pictures; the numbers of a record were taken from the full maps.
-    """
-    erf = profile.erf[shown]
-    factor = max(1, -(-erf.shape[-1] // 112))
-    small = functional.avg_pool2d(erf[None], factor, ceil_mode=True)[0].double()
-    relative = small / small.amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    steps = (1 + 254 * (1 + relative.clamp(min=1e-30).log10() / DECADES)).round()
-    arrays = {
-        "layers": np.array([profile.layers[i] for i in shown]),
-        "exact": np.array([profile.exact[i] for i in shown]),
-        "center": profile.center[shown].numpy(),
-        "distance": profile.distance[shown].numpy(),
-        "rf": np.packbits(profile.rf[shown].numpy(), axis=-1),
-        "size": np.array(profile.rf.shape[-2:]),
-        "erf": torch.where(steps >= 1, steps, 0).to(torch.uint8).numpy(),
-    }
-    with atomic_path(path) as partial, open(partial, "wb") as handle:
-        np.savez_compressed(handle, **arrays)
-
-
-def load_stages(path):
-    """Read what :func:`save_stages` wrote as a :class:`ctxnet.measure.ContextProfile` of full-size maps.
-
-    Raises:
-        ValueError: in one line with the path, if the file is damaged or none of ours.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            height, width = (int(s) for s in data["size"])
-            steps = torch.from_numpy(data["erf"]).double()
-            relative = torch.where(steps > 0, 10 ** (DECADES * ((steps - 1) / 254 - 1)), 0)
-            factor = -(-height // relative.shape[-2])
-            erf = relative.repeat_interleave(factor, -2).repeat_interleave(factor, -1)[:, :height, :width]
-            total = erf.sum((-2, -1), keepdim=True)
-            return ContextProfile(
-                layers=data["layers"].tolist(),
-                center=torch.from_numpy(data["center"]),
-                rf=torch.from_numpy(np.unpackbits(data["rf"], axis=-1, count=width).astype(bool)),
-                erf=(erf / torch.where(total > 0, total, 1)).float(),
-                distance=torch.from_numpy(data["distance"]),
-                exact=data["exact"].tolist(),
-            )
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a cut-off archive fails in many ways; the reader needs the path
-        raise ValueError(f"{path}: no stages of an atlas record, or damaged ({error})") from None
+def encode_stages(profile, shown):
+    """The layers ``shown`` of a profile, as the bytes of ``context.npz``: the numbers of a record are of all layers."""
+    few = dataclasses.replace(
+        profile, layers=[profile.layers[i] for i in shown], exact=[profile.exact[i] for i in shown], summed=None,
+        center=profile.center[shown], distance=profile.distance[shown], rf=profile.rf[shown], erf=profile.erf[shown],
+    )  # fmt: skip
+    return encode_profile(few, cells=CELLS, levels=LEVELS)
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------------
@@ -328,10 +280,10 @@ def write_tables(root="."):
 
     Equal records give equal bytes. Lists in a cell are separated by blanks.
     """
-    records, folder = read_records(root), Path(root) / FOLDER
-    write_csv(folder / "atlas.csv", COLUMNS, [list(summary(r, name, root).values()) for name, r in records.items()])
+    found, folder = read_records(root), Path(root) / FOLDER
+    write_csv(folder / "atlas.csv", COLUMNS, [list(summary(r, name, root).values()) for name, r in found.items()])
     lines = []
-    for name, r in records.items():
+    for name, r in found.items():
         shares = zip(*r["erf_share"].values(), strict=True)
         columns = zip(r["layers"], r["map"], r["rf_side"], r["rf_share"], r["rf_exact"], r["distance"], shares, strict=True)
         lines += [[name, number, *values, *erf] for number, (*values, erf) in enumerate(columns, start=1)]
@@ -377,13 +329,14 @@ def summary(record, name=None, root="."):
 
 def _trained(variant, root):
     keys = ["small_distance_share", *(f"small_erf{100 * part:g}_share" for part in SHARES)]
-    path = run_folder("small", variant, root=root) / "context.npz"
-    if not variant or not path.exists():
+    folder = run_folder("small", variant, root=root)
+    if not variant or not (folder / "record.json").exists():
         return dict.fromkeys(keys, "")
-    profile = ContextProfile.load(path)
-    distance, erf = float(profile.distance[-1]) / profile.rf.shape[-1], profile.erf[-1]
-    shares = [round(erf_share(erf, part), 4) if erf.any() else "" for part in SHARES]
-    return dict(zip(keys, ["" if np.isnan(distance) else round(distance, 5), *shares], strict=True))
+    profile, numbers = read_context(folder)
+    distance = float(profile.distance[-1]) / profile.rf.shape[-1]
+    shares = [float(numbers[f"erf{100 * part:g}_share"][-1]) for part in SHARES]
+    shown = ["" if math.isnan(share) else round(share, 4) for share in shares]
+    return dict(zip(keys, ["" if math.isnan(distance) else round(distance, 5), *shown], strict=True))
 
 
 def _text(value):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from ctxnet.files import run_folder, stable_hash, write_text
+from ctxnet.files import stable_hash, write_text
 from ctxnet.measure.summary import rf_side
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
@@ -30,6 +30,7 @@ from ctxnet.paper.results import (
     measure_command,
 )
 from ctxnet.paper.words import DATASETS, plain
+from ctxnet.records import run_folder
 
 
 @dataclass(frozen=True)
@@ -331,9 +332,6 @@ def _scale(settings):
 
 def _origin(variant, runs, shared):
     found = {seed: load_provenance(shared.settings.name, variant, seed, shared.root) for seed in runs["seed"]}
-    found = {seed: source for seed, source in found.items() if source}
-    if not found:
-        return "## Where it came from\n\nNo provenance was kept."
     minutes = {seed: (source.get("wall_seconds") or 0) / 60 for seed, source in found.items()}
     each = ", ".join(f"{spent:.1f}" for spent in minutes.values())
     machines = (f"{s.get('device')}, {s.get('cores')} cores, threads: {s.get('threads', '?')}" for s in found.values())

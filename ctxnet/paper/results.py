@@ -7,17 +7,24 @@ comparisons, how far each row looks. Nothing here writes, draws or puts anything
 """
 
 import functools
-import json
 import math
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from ctxnet.files import run_folder
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
 from ctxnet.paper import statistics
+from ctxnet.records import (
+    DamagedRecord,
+    read_context,
+    read_history,
+    read_predictions,
+    read_provenance,
+    records_of,
+    run_folder,
+)
 
 RECORD_COLUMNS = ["variant", "seed", "top1", "top1_best", "n", "epochs", "parameters", "config_hash"]
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "valid_loss", "top1"]
@@ -102,9 +109,11 @@ def load_records(protocol, root="."):
         BadRecord: a record that is damaged (its digests say so), lacks a key, is of another protocol, variant
             or seed than its folder says, or holds an impossible number.
     """
-    paths = (Path(root) / "results" / protocol / "runs").glob("*/seed*/record.json")
-    paths = sorted(paths, key=lambda path: (path.parent.parent.name, natural(path.parent.name)))
-    return pd.DataFrame([_checked(path, protocol) for path in paths], columns=RECORD_COLUMNS)
+    try:
+        found = [_checked(folder, record, protocol) for folder, record in records_of(protocol, root)]
+    except DamagedRecord as error:
+        raise BadRecord(str(error)) from None
+    return pd.DataFrame(found, columns=RECORD_COLUMNS)
 
 
 def load_history(protocol, variant, seed=0, root="."):
@@ -112,34 +121,46 @@ def load_history(protocol, variant, seed=0, root="."):
 
     ``valid_loss`` and ``top1`` are NaN for epochs without validation.
     """
-    path = run_folder(protocol, variant, seed, root) / "history.csv"
-    return _csv(path, HISTORY_COLUMNS, protocol, variant, may_have=[TRAIN_TOP1])
+    frame = pd.DataFrame(_run(read_history, protocol, variant, seed, root)).astype({"epoch": int})
+    if list(frame.columns) not in (HISTORY_COLUMNS, [*HISTORY_COLUMNS, TRAIN_TOP1]):
+        folder = run_folder(protocol, variant, seed, root)
+        raise BadRecord(f"{folder.as_posix()}/history.csv: columns {','.join(frame)} instead of {','.join(HISTORY_COLUMNS)}")
+    return frame
 
 
 def load_predictions(protocol, variant, seed=0, root="."):
     """One run's answers: ``image`` (its id), ``label`` and ``predicted`` (class indices)."""
-    path = run_folder(protocol, variant, seed, root) / "predictions.csv"
-    frame = _csv(path, PREDICTION_COLUMNS, protocol, variant)
-    if frame["image"].duplicated().any():
-        raise BadRecord(f"{path.as_posix()}: an image occurs twice")
-    return frame
+    answers = _run(read_predictions, protocol, variant, seed, root)
+    return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, answers, strict=True)))
 
 
 def load_profile(protocol, variant, seed=0, root="."):
     """The :class:`ctxnet.measure.ContextProfile` of a trained network."""
-    path = run_folder(protocol, variant, seed, root) / "context.npz"
-    return _profile(path, make_command(protocol, variant))
+    return _run(read_context, protocol, variant, seed, root)[0]
 
 
 def load_initial(variant, root="."):
     """The :class:`ctxnet.measure.ContextProfile` of the full-size network at initialisation."""
-    return _profile(measure_folder(variant, root) / "context.npz", measure_command(variant))
+    return _read(read_context, measure_folder(variant, root), measure_command(variant))[0]
 
 
 def load_provenance(protocol, variant, seed=0, root="."):
-    """Where, when and with what a run was made: a dict, empty when the run left none."""
-    path = run_folder(protocol, variant, seed, root) / "provenance.json"
-    return _json(path) if path.exists() else {}
+    """Where, when and with what a run was made: a dict."""
+    return _run(read_provenance, protocol, variant, seed, root)
+
+
+def _run(read, protocol, variant, seed, root):
+    return _read(read, run_folder(protocol, variant, seed, root), make_command(protocol, variant))
+
+
+def _read(read, folder, command):
+    """``read(folder)`` in the words of the paper's two exceptions."""
+    if not (folder / "record.json").exists():  # none yet, or a run that was stopped while it wrote
+        raise MissingRecord(folder / "record.json", command)
+    try:
+        return read(folder)
+    except ValueError as error:
+        raise BadRecord(str(error)) from None
 
 
 def missing_variants(protocol, variants, root="."):
@@ -148,19 +169,13 @@ def missing_variants(protocol, variants, root="."):
     return [variant for variant in variants if variant not in have]
 
 
-def _checked(path, protocol):
-    from ctxnet.training import read_record
-
-    name = path.as_posix()
-    try:
-        record = read_record(path.parent)
-    except ValueError as error:  # names the path
-        raise BadRecord(str(error)) from None
+def _checked(folder, record, protocol):
+    name = f"{folder.as_posix()}/record.json"
     for key in ["protocol", *RECORD_COLUMNS]:
         if key not in record:
             raise BadRecord(f"{name}: no {key!r} in it")
     said = record["protocol"], record["variant"], f"seed{record['seed']}"
-    place = protocol, path.parent.parent.name, path.parent.name
+    place = protocol, folder.parent.name, folder.name
     for key, value, expected in zip(("protocol", "variant", "seed"), said, place, strict=True):
         if value != expected:
             raise BadRecord(f"{name}: {key} is {value!r}, its folder says {expected!r}")
@@ -172,46 +187,6 @@ def _checked(path, protocol):
         if not isinstance(record[key], int) or record[key] < 1:
             raise BadRecord(f"{name}: {key} must be a positive integer, not {record[key]!r}")
     return {key: record[key] for key in RECORD_COLUMNS}
-
-
-def _json(path):
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadRecord(f"{Path(path).as_posix()}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise BadRecord(f"{Path(path).as_posix()}: a JSON object was expected")
-    return value
-
-
-def _csv(path, columns, protocol, variant, may_have=()):
-    from ctxnet.training import read_record
-
-    if not path.exists():
-        raise MissingRecord(path, make_command(protocol, variant))
-    try:
-        read_record(path.parent)  # vouches for the table
-        frame = pd.read_csv(path)
-    except ValueError as error:  # pandas' parser and empty-file errors are ValueErrors
-        reason = str(error).strip()
-        raise BadRecord(reason if path.parent.name in reason else f"{path.as_posix()}: not a table ({reason})") from None
-    if list(frame.columns) not in (columns, [*columns, *may_have]):
-        raise BadRecord(f"{path.as_posix()}: columns {','.join(map(str, frame.columns))} instead of {','.join(columns)}")
-    return frame
-
-
-def _profile(path, command):
-    from ctxnet.measure import ContextProfile
-    from ctxnet.training import read_record
-
-    if not path.exists():
-        raise MissingRecord(path, command)
-    try:
-        if read_record(path.parent) is None:  # a run that was stopped while it wrote
-            raise MissingRecord(path.with_name("record.json"), command)
-        return ContextProfile.load(path)
-    except ValueError as error:
-        raise BadRecord(str(error)) from None
 
 
 # ---- which rows and tables --------------------------------------------------------------------------------------------
@@ -315,7 +290,7 @@ def read_answers(protocol, variants, records, root="."):
             raise BadRecord(f"{variant}, protocol {protocol}: {error}") from None
         for seed, top1, share in zip(runs["seed"], runs["top1"], right.mean(1), strict=True):
             if abs(top1 - share) > 1e-6:
-                raise BadRecord(f"{variant} seed {seed}: predictions.csv gives {share:.4f}, record.json says {top1:.4f}")
+                raise BadRecord(f"{variant} seed {seed}: its predictions give {share:.4f}, record.json says {top1:.4f}")
         rows[variant] = images, right
     return rows
 

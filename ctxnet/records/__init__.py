@@ -1,5 +1,28 @@
-"""What a record belongs to: settings, data, and the version of the code that made it."""
+"""The only code that reads or writes results: one record format, one codec for maps, one key."""
 
-from .key import TOLERANCE, changes, close
+from .key import changes, close
+from .maps import decode_profile, encode_profile, load_profile, read_profile, save_profile
+from .store import (
+    DamagedRecord,
+    encode_csv,
+    encode_predictions,
+    protocol_folder,
+    read_context,
+    read_history,
+    read_predictions,
+    read_provenance,
+    read_record,
+    records_of,
+    reusable,
+    run_folder,
+    set_aside,
+    write_images,
+    write_record,
+)
 
-__all__ = ["TOLERANCE", "changes", "close"]
+__all__ = [
+    "DamagedRecord", "changes", "close", "decode_profile", "encode_csv", "encode_predictions", "encode_profile",
+    "load_profile", "protocol_folder", "read_context", "read_history", "read_predictions", "read_profile",
+    "read_provenance", "read_record", "records_of", "reusable", "run_folder", "save_profile", "set_aside",
+    "write_images", "write_record",
+]  # fmt: skip

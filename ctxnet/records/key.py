@@ -7,7 +7,7 @@ differently, so numbers are compared with a tolerance and never hashed.
 
 import math
 
-TOLERANCE = 1e-5  # relative; rounding alone moves a trace by far less, a change of what is computed by far more
+TOLERANCE = 1e-6  # relative; rounding alone moves a trace by 1e-8, a change of what is computed by far more
 
 
 def close(old, new, tolerance=TOLERANCE):
@@ -26,15 +26,13 @@ def changes(old, new):
     """What differs between two keys, in words; "" where a record of the one may be reused for the other.
 
     Args:
-        old, new: dicts with ``settings`` (compared exactly) and ``trace`` (compared within :data:`TOLERANCE`). Of an old
-            one without trace, made before they were kept, only the settings are compared.
+        old, new: dicts with ``settings`` (compared exactly) and ``trace`` (compared within :data:`TOLERANCE`); a key
+            without trace is of no known version.
     """
     before, now = old["settings"], new["settings"]
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     if names:
         return "settings changed (" + "; ".join(f"{n} {before.get(n)!r} → {now.get(n)!r}" for n in names) + ")"
-    trace, current = old.get("trace"), new["trace"]
-    if not trace:
-        return ""
+    trace, current = old.get("trace") or {}, new["trace"]
     parts = [part for part in sorted(trace.keys() | current.keys()) if not close(trace.get(part), current.get(part))]
     return f"the code computes something else now ({', '.join(parts)})" if parts else ""

@@ -1,11 +1,12 @@
 """Training under a protocol: typed settings, schedule, checkpoints, records."""
 
+from ..records import read_record
 from .at_once import campaign_at_once
 from .campaign import campaign, plan
 from .context import calibrate, measure_variant
 from .lattice import measure_lattice
 from .protocol import Measure, Protocol, load_measure, load_params, load_protocol, rows_of, seeds_of
-from .run import RunResult, read_record, run
+from .run import RunResult, run
 
 __all__ = ["Measure", "Protocol", "RunResult", "calibrate", "campaign", "campaign_at_once", "load_measure", "load_params",
            "load_protocol", "measure_lattice", "measure_variant", "plan", "read_record", "rows_of", "run", "seeds_of"]

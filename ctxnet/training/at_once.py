@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..blocks.base import require_at_least
-from ..files import run_folder
+from ..records import run_folder
 from .campaign import campaign, plan
 from .run import require_device
 

@@ -4,18 +4,17 @@ Seed 0 of every row comes first, then the other seeds; within a seed, rows go by
 Needs no papermill, DVC or network, so that it can be carried to a machine with a GPU for a few minutes.
 """
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import run_folder
 from ..locking import Busy
 from ..naming import require_known
+from ..records import changes, read_provenance, read_record, records_of, run_folder
 from ..tensors import load_tensors
 from .protocol import identity, load_params, rows_of, seeds_of
-from .run import read_record, require_device, run
+from .run import require_device, run
 from .seeds import parse_seeds
 
 
@@ -85,8 +84,8 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
     deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
     finished, failed = 0, {}
     for job in plan(protocol, root=root, rows=rows, seeds=seeds):
-        if _finished(protocol, job.variant, job.seed, root):  # when the plan was made, or by another process since
-            continue
+        if _finished(protocol, job.variant, job.seed, root, code=True):
+            continue  # when the plan was made, or by another process since
         left = None if deadline is None else (deadline - time.perf_counter()) / 60
         if left is not None and left < _epoch_minutes(job):
             print(f"{left:.1f} minutes left: not enough for an epoch of {job.variant}; the same command goes on from here")
@@ -124,9 +123,16 @@ def _job(protocol, row, seed, root, cost):
     return Job(row, seed, done, protocol.epochs, minutes, basis)
 
 
-def _finished(protocol, row, seed, root):
+def _finished(protocol, row, seed, root, *, code=False):
+    """Whether a run has a record under these settings; with ``code`` also: made by code that computes the same."""
     record = read_record(run_folder(protocol.name, row, seed, root))
-    return record is not None and _same(record, protocol, row, seed)
+    if record is None or not _same(record, protocol, row, seed):
+        return False
+    if not code:
+        return True
+    from .trace import run_trace
+
+    return not changes(_key(record), {"settings": record["config"], "trace": run_trace(protocol, row)})
 
 
 def _epochs(protocol, row, seed, root):
@@ -137,6 +143,10 @@ def _epochs(protocol, row, seed, root):
             state = load_tensors(path)[1]
             done = max(done, len(state["history"]) if _same(state, protocol, row, seed) else 0)
     return done
+
+
+def _key(state):
+    return {"settings": state["config"], "trace": state.get("trace")}
 
 
 def _same(state, protocol, row, seed):
@@ -167,7 +177,7 @@ def _costs(protocol, params, root):
 def _measured(root, protocol):
     """{row: seconds of its fastest finished run, the one least disturbed} from the provenance of a protocol's records."""
     seconds = {}
-    for path in (root / "results" / protocol / "runs").glob("*/seed*/provenance.json"):
-        row, spent = path.parent.parent.name, json.loads(path.read_text())["wall_seconds"]
+    for folder, record in records_of(protocol, root):
+        row, spent = record["variant"], read_provenance(folder)["wall_seconds"]
         seconds[row] = min(spent, seconds.get(row, spent))
     return seconds

@@ -1,6 +1,7 @@
 """Context profiles of networks: the trained one at the end of a run, and the full-size one at initialisation."""
 
 import dataclasses
+import math
 import time
 from pathlib import Path
 
@@ -8,15 +9,19 @@ import numpy as np
 
 from .. import provenance
 from ..data import normalise, probe
-from ..files import remove_partials, sha256, write_json, write_sealed
+from ..files import remove_partials
 from ..locking import one_writer
 from ..measure import ContextProfile, calibrate, context_profile, summed_erf
+from ..measure.summary import erf_share
 from ..models import create_model
 from ..naming import require_known
+from ..records import encode_profile, reusable, write_record
 from .protocol import load_measure
 
 # Appendix B of the thesis sums the effective receptive fields of these networks over all final positions.
 SUMMED = ("resnet50", "hrnet_w18", "convnext_tiny", "vit_base_patch16_224")
+CELLS, LEVELS = 112, 100  # of the stored maps: finer than those of the many runs
+SHARES = (0.5, 0.9, 0.99)  # parts of an effective receptive field whose pixels are counted
 
 
 def profile_images(prepared, count):
@@ -35,6 +40,15 @@ def trained_profile(model, variant, images):
     if variant in SUMMED:
         profile.summed = summed_erf(model, images)
     return profile
+
+
+def shares(profile):
+    """Numbers of a profile's full maps for its record: the shares of the pixels that hold 50, 90 and 99 % of each
+    effective receptive field, float64 (L,), NaN without a gradient."""
+    return {
+        f"erf{100 * part:g}_share": [erf_share(erf, part) if erf.any() else math.nan for erf in profile.erf]
+        for part in SHARES
+    }
 
 
 def initial_network(variant, settings):
@@ -62,29 +76,25 @@ def measure_variant(variant, path="params.yaml", *, root="."):
         Path of the folder.
     """
     from .. import list_models
+    from .trace import measure_trace
 
     root = Path(root)
     settings = load_measure(root / path)
     require_known("variant", variant, list_models())
     folder = root / "results" / "measure" / variant
+    key = {"settings": dataclasses.asdict(settings), "trace": measure_trace(variant)}
     with one_writer(folder):
         remove_partials(folder)
+        if reusable(folder, key):
+            return folder
         started = time.perf_counter()
         model, images = initial_network(variant, settings)
         profile = context_profile(model, images)
         if variant in SUMMED:
             profile.summed = summed_erf(model, images[: settings.summed_images])
-        profile.save(folder / "context.npz")
-        write_json(
-            folder / "provenance.json",
-            provenance.collect(root=root) | {"wall_seconds": round(time.perf_counter() - started, 1)},
-        )
-        record = {
-            "variant": variant,
-            "settings": dataclasses.asdict(settings),
-            "files": {"context.npz": sha256(folder / "context.npz")},
-        }
-        write_sealed(folder / "record.json", record)  # last of all files: it vouches for the other
+        context = encode_profile(profile, numbers=shares(profile), cells=CELLS, levels=LEVELS)
+        source = provenance.collect(root=root) | {"wall_seconds": round(time.perf_counter() - started, 1)}
+        write_record(folder, {"variant": variant, **key}, {"context.npz": context}, source)
     return folder
 
 

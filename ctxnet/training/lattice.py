@@ -1,6 +1,7 @@
 """What a full-size network at initialisation sees of one photograph, from everywhere: the data of the explorer."""
 
 import dataclasses
+import io
 import math
 import time
 from pathlib import Path
@@ -14,15 +15,15 @@ from tqdm.auto import tqdm
 from .. import provenance
 from ..data import normalise
 from ..data.photograph import photograph
-from ..files import atomic_path, remove_partials, sha256, write_csv, write_json, write_sealed
+from ..files import remove_partials
 from ..locking import one_writer
 from ..measure import profile_lattice, residual_blocks
 from ..measure.summary import erf_share, rf_side
 from ..models import list_models
 from ..naming import require_known
+from ..records import encode_csv, reusable, write_record
 from .context import initial_network
 from .protocol import load_lattice, load_measure
-from .run import read_record
 
 LEVELS = 15  # steps of either map above nothing: together they fill a byte
 DECADES = 3  # of the effective receptive field, below its strongest cell, that its steps span
@@ -49,15 +50,17 @@ def measure_lattice(variant, path="params.yaml", *, root=".", progress=True):
     Raises:
         ValueError: on wrong names or settings, before any work.
     """
+    from .trace import measure_trace
+
     root = Path(root)
     settings, lattice = load_measure(root / path), load_lattice(root / path)
     require_known("variant", variant, list_models())
     folder = root / "results" / "lattice" / variant
-    about = {"variant": variant, "settings": dataclasses.asdict(settings) | dataclasses.asdict(lattice)}
+    asked = dataclasses.asdict(settings) | dataclasses.asdict(lattice)
+    key = {"settings": asked, "trace": measure_trace(variant, places=2)}
     with one_writer(folder):
         remove_partials(folder)
-        old = read_record(folder)
-        if old is not None and all(old[key] == value for key, value in about.items()):
+        if reusable(folder, key):
             return folder
         started = time.perf_counter()
         model, _ = initial_network(variant, settings)
@@ -73,15 +76,11 @@ def measure_lattice(variant, path="params.yaml", *, root=".", progress=True):
             columns.append(column)
             lines += [[block, place, *line] for block, line in enumerate(numbers)]
         sprite = np.concatenate(columns, axis=1)
-        with atomic_path(folder / "maps.png") as partial, open(partial, "wb") as handle:
-            Image.fromarray(sprite).save(handle, format="png", optimize=True)
-        write_csv(folder / "places.csv", COLUMNS, sorted(lines))
-        write_json(
-            folder / "provenance.json",
-            provenance.collect(root=root) | {"wall_seconds": round(time.perf_counter() - started, 1)},
-        )
-        files = {name: sha256(folder / name) for name in ("maps.png", "places.csv")}
-        write_sealed(folder / "record.json", about | {"layers": layers, "files": files})  # last: it vouches for the others
+        image = io.BytesIO()
+        Image.fromarray(sprite).save(image, format="png", optimize=True)
+        files = {"maps.png": image.getvalue(), "places.csv": encode_csv(COLUMNS, sorted(lines))}
+        source = provenance.collect(root=root) | {"wall_seconds": round(time.perf_counter() - started, 1)}
+        write_record(folder, {"variant": variant, "layers": layers, **key}, files, source)
     return folder
 
 

@@ -11,17 +11,27 @@ import torch
 from .. import provenance
 from ..data import prepare_dataset
 from ..data.held_out import hold_out
-from ..files import read_sealed, remove_partials, renew, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
+from ..files import remove_partials, renew, stable_hash
 from ..locking import one_writer
 from ..measure import calibrate, context_profile
 from ..models import count_parameters, create_model, list_models
 from ..models.variants import VARIANTS
 from ..naming import require_known
-from ..records import changes
+from ..records import (
+    changes,
+    encode_csv,
+    encode_predictions,
+    encode_profile,
+    read_record,
+    run_folder,
+    set_aside,
+    write_images,
+    write_record,
+)
 from ..tensors import load_tensors, save_tensors
 from .checkpoint import Checkpoints, load_checkpoint
 from .clock import Clock
-from .context import profile_images, trained_profile
+from .context import profile_images, shares, trained_profile
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
 from .seeds import parse_seeds
@@ -102,34 +112,11 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     return RunResult("finished", folder, record)
 
 
-def read_record(folder):
-    """The record in a run's folder as a dict, or None if there is none.
-
-    Raises:
-        ValueError: in one line with the path, if it or a file it vouches for is damaged.
-    """
-    path = Path(folder) / "record.json"
-    if not path.exists():
-        return None
-    record = read_sealed(path)
-    for name, expected in record["files"].items():
-        if not path.with_name(name).is_file() or sha256(path.with_name(name)) != expected:
-            raise ValueError(f"{path.with_name(name)}: damaged or missing; {renew(path.with_name(name))}")
-    return record
-
-
 def _set_aside(folder, key):
-    """Move a run out of the way that was made under other settings or by other code, saying what changed."""
+    """Move a run out of the way that was made under other settings or by code that computed something else."""
     old = _stored_key(folder)
-    changed = "" if old is None else changes(old, key)
-    if not changed:
-        return
-    aside = folder.parents[2] / "superseded" / f"{folder.parent.name}-{folder.name}-{stable_hash(old)[:8]}"
-    aside.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path.name != ".lock":
-            path.replace(aside / path.name)
-    print(f"{folder}: {changed}; the earlier run is kept in {aside}")
+    if old is not None and (reason := changes(old, key)):
+        set_aside(folder, old, reason)
 
 
 def _stored_key(folder):
@@ -180,12 +167,6 @@ def initial_context(protocol, variant, seeds, images, *, num_classes):
         "distance": [None if math.isnan(d) else d for d in profile.distance.tolist()],
         "rf_share": profile.rf.double().mean((1, 2)).tolist(),
     }
-
-
-def _state(key, history, spent, clock):
-    """What a checkpoint tells of a run beside its tensors."""
-    made = {"config": key["settings"], "trace": key["trace"]}
-    return made | {"history": history, "seconds": spent} | clock.stated()
 
 
 def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock):
@@ -242,30 +223,25 @@ def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress
     return learner, history, spent
 
 
+def _state(key, history, spent, clock):
+    """What a checkpoint tells of a run beside its tensors."""
+    made = {"config": key["settings"], "trace": key["trace"]}
+    return made | {"history": history, "seconds": spent} | clock.stated()
+
+
 def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
-    """Measure the trained network and write the record, last of all files: it vouches for the others."""
+    """Measure the trained network and write the record."""
     learner, history, spent = state
     if not hasattr(learner.bookkeeper, "predicted"):  # trained before
         learner.validate()
     keeper, model = learner.bookkeeper, learner.model.eval()
     images = profile_images(prepared, protocol.profile_images).to(protocol.device)
-    trained_profile(model, variant, images).save(folder / "context.npz")
-    write_csv(folder / "history.csv", [*HISTORY, "train_top1"] if protocol.train_top1 else HISTORY, history)
-    write_csv(
-        folder / "predictions.csv", ("image", "label", "predicted"),
-        zip(prepared.valid_ids, keeper.labels.tolist(), keeper.predicted.tolist(), strict=True),
-    )
-    seen = len(history) * len(prepared.train_ids)
-    write_json(
-        folder / "provenance.json",
-        provenance.collect(prepared.manifest_hash, root=root, device=protocol.device)
-        | {
-            "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
-            **clock.stated(),
-            "training_seconds": round(spent, 1),
-            "images_per_second": round(seen / spent, 1) if spent else None,
-        },
-    )
+    profile = trained_profile(model, variant, images)
+    files = {
+        "context.npz": encode_profile(profile, numbers=shares(profile)),
+        "history.csv": encode_csv([*HISTORY, "train_top1"] if protocol.train_top1 else HISTORY, history),
+        "predictions.bin": encode_predictions(keeper.predicted),
+    }
     record = {
         "protocol": protocol.name,
         "variant": variant,
@@ -278,10 +254,16 @@ def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
         "config": key["settings"],
         "config_hash": stable_hash(key["settings"]),
         "trace": key["trace"],
-        "files": {name: sha256(folder / name) for name in ("context.npz", "history.csv", "predictions.csv")},
+        "images": write_images(protocol.name, prepared.valid_ids, keeper.labels.tolist(), root),
     }
     if protocol.initial_profile:
         seeds, classes = parse_seeds(seed), len(prepared.classes)
         record["initial"] = initial_context(protocol, variant, seeds, images.cpu(), num_classes=classes)
-    write_sealed(folder / "record.json", record)
-    return record
+    seen = len(history) * len(prepared.train_ids)
+    source = provenance.collect(prepared.manifest_hash, root=root, device=protocol.device) | {
+        "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
+        "training_seconds": round(spent, 1),
+        "images_per_second": round(seen / spent, 1) if spent else None,
+        **clock.stated(),
+    }
+    return write_record(folder, record, files, source)

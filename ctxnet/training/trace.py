@@ -1,4 +1,4 @@
-"""The version of the code that makes a run, as numbers: what it computes on eight small images in two steps.
+"""The version of the code behind a record, as numbers: what it computes on a few small images.
 
 Everything a run is made of takes part: the variant under the protocol's settings, augmentation, loss, optimiser and
 schedule, and the measurement of the trained network. Steps are in double precision, since rounding, which differs between
@@ -7,47 +7,69 @@ augmented, since augmentation is in single precision. See :mod:`ctxnet.records.k
 """
 
 import dataclasses
-import random
-import warnings
-from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
-import torch
 from fastai.callback.core import Callback
 
 from ..data import loaders, probe
-from ..data.loaders import IMAGENET_MEAN, IMAGENET_STD
 from ..data.prepared import Prepared
-from ..measure import context_profile
+from ..measure import calibrate, context_profile, profile_lattice
+from ..records.traces import mean_std, measured, moments, parameters, refill, rounded, standardised, undisturbed
+from .context import initial_network
 from .learner import build_learner
+from .protocol import Measure
 from .schedule import learning_rate, reseed
 from .seeds import parse_seeds
 
-IMAGES, CLASSES = 4, 10  # per batch
+IMAGES, CLASSES = 4, 10  # images per batch
 WIDTH, SIDE = 16, 128  # larger networks are traced at these
-RATE, DECAY = 0.01, 0.1  # so that two steps show them
-_cache = {}
+RATE, DECAY = 0.001, 0.1  # so that two steps show them, and do not blow up
+_runs = {}
 
 
 def run_trace(protocol, variant):
-    """The trace of a run, computed once per process.
+    """The trace of a run, computed once per process; a second or two.
 
     Returns:
         Dict of lists of floats: ``parameters`` (of the initial network: number, mean absolute value), ``rates``
         (learning rates at ten points of the run), ``augmented`` (moments of an augmented batch), ``losses`` (of two
-        training steps and of the validation after them), ``distances`` (px, of the network then), ``reach`` (share
-        of the image in each receptive field).
+        training steps and of the validation after them), ``distances`` and ``reach`` of the network then
+        (:func:`ctxnet.records.traces.measured`).
     """
     settings = dataclasses.asdict(protocol)
-    for name in ("name", "seeds", "device", "cuda_graph"):
+    for name in ("name", "seeds", "device", "cuda_graph", "profile_images", "validate_every", "note"):
         del settings[name]
-    key = (repr(sorted(settings.items())), variant)
-    if key not in _cache:
-        with _own_generators(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about maps without a gradient: that, too, is a number
-            _cache[key] = _trace(protocol, variant)
-    return _cache[key]
+    key = repr(sorted(settings.items())), variant
+    if key not in _runs:
+        with undisturbed():
+            _runs[key] = _run_trace(protocol, variant)
+    return _runs[key]
+
+
+@lru_cache
+def measure_trace(variant, places=0):
+    """The trace of a network measured at initialisation: of a small one of the same row, computed once per process.
+
+    Args:
+        places: also at so many positions per side, as for :func:`ctxnet.training.measure_lattice`.
+
+    Returns:
+        Dict of lists of floats: ``parameters``, ``distances`` and ``reach`` as for :func:`run_trace`, ``places``
+        (distances of the last block).
+    """
+    small = Measure(image_size=64, width=WIDTH, images=2, summed_images=1, seed=0)
+    with undisturbed():
+        model, _ = initial_network(variant, small)
+        found = {"parameters": parameters(model)}
+        refill(model.double())
+        images = standardised(_images(small.image_size)[0][: small.images])
+        calibrate(model, images)
+        found |= measured(context_profile(model, images))
+        if places:
+            profiles = (profile for _, profile in profile_lattice(model, images, places))
+            found["places"] = rounded([profile.distance[-1] for profile in profiles])
+        return found
 
 
 @lru_cache
@@ -57,40 +79,39 @@ def _images(side):
     return np.ascontiguousarray(pixels[:, :side, :side]), labels
 
 
-def _trace(protocol, variant):
+def _run_trace(protocol, variant):
     from .run import network
 
-    side, width = min(protocol.image_size, SIDE), min(protocol.width, WIDTH)
+    side = min(protocol.image_size, SIDE)
     small = dataclasses.replace(
-        protocol, image_size=side, width=width, batch_size=IMAGES, workers=0, device="cpu", cuda_graph=False, compile="",
-        precision="float32", drop_rate=0.0, learning_rate=RATE, weight_decay=DECAY if protocol.weight_decay else 0.0,
+        protocol, image_size=side, width=min(protocol.width, WIDTH), batch_size=IMAGES, workers=0, device="cpu",
+        cuda_graph=False, compile="", precision="float32", drop_rate=0.0, learning_rate=RATE,
+        weight_decay=DECAY if protocol.weight_decay else 0.0,
     )  # fmt: skip
     pixels, labels = _images(side)
-    ids = [f"{number}" for number in range(len(labels))]
+    ids = [str(number) for number in range(len(labels))]
     classes = [str(number) for number in range(CLASSES)]
     prepared = Prepared("trace", side, classes, "", {}, pixels, labels, ids, pixels, labels, ids)
-    plain = {"image_size": side, "batch_size": IMAGES, "workers": 0, "seed": 0}
+    sizes = {"image_size": side, "batch_size": IMAGES, "workers": 0, "seed": 0}
     augmentation = {"min_crop": protocol.min_crop, "max_rotate": protocol.max_rotate, "flip": protocol.flip}
-    dls = loaders(prepared, min_crop=1.0, max_rotate=0.0, flip=False, **plain)
-    model = network(small, variant, parse_seeds(0), num_classes=CLASSES).double()
-    parameters = [float(sum(p.numel() for p in model.parameters())), _mean_size(model)]
+
+    dls = loaders(prepared, **augmentation, **sizes)
+    reseed(0, 0, (dls.train,))
+    augmented, order = next(iter(dls.train))
+    found = {
+        "rates": rounded(learning_rate(protocol, epoch) for epoch in _some(protocol.epochs)),
+        "augmented": [*moments(augmented), *moments(order)],
+    }
+    dls = loaders(prepared, min_crop=1.0, max_rotate=0.0, flip=False, **sizes)
+    model = network(small, variant, parse_seeds(0), num_classes=CLASSES)
+    found["parameters"] = parameters(model)
+    refill(model.double())
     steps = _Steps()
     learner = build_learner(model, dls, small, cbs=[steps])
     reseed(0, 0, (dls.train, dls.valid))
-    learner.validating = True
-    if hasattr(learner, "step_rate"):
-        learner.step_rate.epoch_number = 0
     learner.fit(1, lr=RATE)
-    model.eval()
-    profile = context_profile(model, _double(pixels[:2]))
-    return {
-        "parameters": _rounded(parameters),
-        "rates": _rounded([learning_rate(protocol, epoch) for epoch in _some(protocol.epochs)]),
-        "augmented": _rounded(_moments(loaders(prepared, **augmentation, **plain))),
-        "losses": _rounded(steps.losses),
-        "distances": _rounded(profile.distance.nan_to_num(-1.0).tolist()),
-        "reach": _rounded(profile.rf.double().mean((-2, -1)).tolist()),
-    }
+    found["losses"] = rounded(steps.losses)
+    return found | measured(context_profile(model.eval(), standardised(pixels[:2])))
 
 
 class _Steps(Callback):
@@ -99,16 +120,16 @@ class _Steps(Callback):
     order = 70
 
     def before_fit(self):
-        self.losses, self.total, self.seen = [], 0.0, 0
+        self.losses = []
         self.handle = self.learn.model.register_forward_hook(self._keep)
 
     def _keep(self, module, inputs, output):
         self.output = output
 
     def before_batch(self):
-        mean, std = (torch.tensor(v).double().view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        x = self.learn.xb[0].double()
-        self.learn.xb = (((255 * (x * std + mean)).round() / 255 - mean) / std,)
+        mean, std = mean_std()
+        pixels = (255 * (self.learn.xb[0].double() * std + mean)).round()
+        self.learn.xb = ((pixels / 255 - mean) / std,)
 
     def after_pred(self):
         self.learn.pred = self.output  # the step's own is rounded to single precision
@@ -120,41 +141,5 @@ class _Steps(Callback):
         self.handle.remove()
 
 
-def _double(pixels):
-    mean, std = (torch.tensor(v).double().view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).double() / 255 - mean) / std
-
-
-def _moments(dls):
-    """Mean, spread and four correlations with fixed patterns of the first augmented batch."""
-    reseed(0, 0, (dls.train,))
-    x, y = next(iter(dls.train))
-    x = x.double()
-    rows, columns = (torch.linspace(-1, 1, x.shape[-1], dtype=torch.float64).view(shape) for shape in ((-1, 1), (1, -1)))
-    patterns = (rows, columns, rows * columns, (6 * rows).cos() * (5 * columns).sin())
-    seen = [(x * p).mean().item() for p in patterns]
-    return [x.mean().item(), x.std().item(), *seen, float((y * torch.arange(len(y))).sum())]
-
-
-def _mean_size(model):
-    return torch.cat([p.detach().abs().flatten() for p in model.parameters()]).mean().item()
-
-
 def _some(epochs):
     return sorted({round(part * (epochs - 1) / 9) for part in range(10)})
-
-
-def _rounded(values):
-    return [float(f"{value:.9g}") for value in values]
-
-
-@contextmanager
-def _own_generators():
-    """Leave the generators of Python, NumPy and torch as they were."""
-    python, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002  fastai draws from the global generator
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(arrays)  # noqa: NPY002

@@ -1,14 +1,14 @@
 """Where everything on the site comes from: stages, commits, machines and data, and the links to them."""
 
-import json
 import re
 from pathlib import Path
 
 import yaml
 
 from ctxnet import provenance
-from ctxnet.files import read_json, read_sealed
+from ctxnet.files import read_sealed
 from ctxnet.paper.results import load_provenance, load_records
+from ctxnet.records import read_provenance
 
 PAGE = "made.html"
 # What a figure may rest on beside the runs of its protocol: stage, provenance of its records, and data with a place on PAGE.
@@ -68,7 +68,7 @@ def sources(protocols, root="."):
     ]
     for kind, pattern in kinds:
         for path in sorted(root.glob(pattern)):
-            about = read_json(path)
+            about = read_provenance(path.parent)
             empty = {"what": {}, "dirty": False, "machines": set(), "versions": set(), "minutes": 0.0}
             entry = found.setdefault(about.get("commit"), {"commit": about.get("commit")} | empty)
             entry["what"][kind] = entry["what"].get(kind, 0) + 1
@@ -113,7 +113,7 @@ class Origins:
         self._data = {name: list(data_sets([name], root)) for name in (protocol, *RECORDS)}
 
     def _read_commits(self, pattern):
-        return {json.loads(path.read_text(encoding="utf-8")).get("commit") or "" for path in self.root.glob(pattern)}
+        return {read_provenance(path.parent).get("commit") or "" for path in self.root.glob(pattern)}
 
     def links(self, variants, *, notebook, rests_on=(), up=""):
         """Where a table or figure comes from, as list of (what, text, address or "") for the lines under it.

@@ -1,7 +1,6 @@
 """The pictures and the table of the atlas of context; everything is read from ``results/atlas``, nothing measured."""
 
 import io
-import json
 import math
 from pathlib import Path
 
@@ -10,13 +9,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from ctxnet.atlas.records import FOLDER, command, load_stages, read_record, read_records, summary
+from ctxnet.atlas.records import FOLDER, command, read_record, read_records, summary
 from ctxnet.atlas.rows import FAMILIES
-from ctxnet.files import run_folder, write_bytes
-from ctxnet.measure import ContextProfile
+from ctxnet.files import write_bytes
 from ctxnet.paper.figures import figure, plots, style
 from ctxnet.paper.results import MissingRecord
 from ctxnet.paper.words import Table, plain
+from ctxnet.records import read_context, read_provenance, run_folder
 
 OTHER = "your own"  # family of what is not in the table
 MARKS = dict(zip([*FAMILIES, OTHER], zip("sovPDX^*", style.PALETTE[:7] + [style.GREY], strict=True), strict=True))
@@ -38,7 +37,7 @@ def load(name, root="."):
     folder = Path(root) / FOLDER / name
     if not (folder / "record.json").exists():
         raise MissingRecord(folder / "record.json", command(name))
-    return read_record(folder), load_stages(folder / "stages.npz")
+    return read_record(folder), read_context(folder)[0]
 
 
 @figure(
@@ -80,9 +79,9 @@ def _curve(ax, record, root):
     """Mean distance over the blocks as a share of the side, also of the network trained under ``small``."""
     lines = [("full size, initial" if record["weights"] == "initial" else record["weights"], record["distance"],
               record["size"], style.BLUE, "o")]  # fmt: skip
-    path = run_folder("small", record["small"], root=root) / "context.npz"
-    if record["small"] and path.exists():
-        profile = ContextProfile.load(path)
+    folder = run_folder("small", record["small"], root=root)
+    if record["small"] and (folder / "record.json").exists():
+        profile, _ = read_context(folder)
         lines.append(("small, trained", profile.distance.tolist(), profile.rf.shape[-1], style.VERMILION, "^"))
     for label, distances, side, colour, marker in lines:
         values = [math.nan if d is None else 100 * d / side for d in distances]
@@ -252,8 +251,7 @@ def table(root=".", names=None):
 
 
 def _speed(name, root):
-    path = Path(root) / FOLDER / name / "provenance.json"
-    speed = json.loads(path.read_text(encoding="utf-8")).get("images_per_second") if path.exists() else None
+    speed = read_provenance(Path(root) / FOLDER / name).get("images_per_second")
     return "–" if speed is None else f"{speed:.3g}"
 
 
