@@ -197,7 +197,7 @@ def _open(layer, shape, why):
 
 def _by_labels(shape, labels, n, place):
     """What the factors say; None where they leave something open."""
-    dims = {}
+    dims, mixed = {}, False
     for d, factors in enumerate(labels):
         large = [f for f in factors if f[1] > 1] or list(factors)
         names = [name for name, _ in large]
@@ -210,7 +210,9 @@ def _by_labels(shape, labels, n, place):
                 return None
             dims[names[0]] = d
         elif None in names and shape[d] > 1 and len(names) > 1:
-            return None
+            mixed = True
+    if mixed and len(dims) < n:  # what is unknown among these factors may be what is lacking
+        return None
     if len(dims) == n - 1 == len(shape) - 3:  # one is left over: what was spread along it from elsewhere
         left = [d for d in range(1, len(shape)) if d not in dims.values() and not any(name == "c" for name, _ in labels[d])]
         if len(left) == 1:

@@ -286,8 +286,9 @@ class Disagreement(NamedTuple):
     reached: bool
 
 
-def check_receptive_field(model, layer, input_size=(224, 224), position=None, pixels=64, seed=0, batch_size=16, *,
-                          layout=None, draws=2):
+def check_receptive_field(
+    model, layer, input_size=(224, 224), position=None, pixels=64, seed=0, batch_size=16, *, layout=None, draws=2
+):
     """Compare a receptive field with the network itself, of which one input pixel is changed at a time.
 
     Independent of the rules: a copy of the network in double precision computes on random images, and a pixel reaches the

@@ -833,7 +833,7 @@ def stacking(call):
 
 @rule(
     "roll constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
-    "replication_pad3d repeat tile im2col unfold pixel_shuffle pixel_unshuffle channel_shuffle diagonal "
+    "replication_pad3d repeat tile unfold pixel_shuffle pixel_unshuffle channel_shuffle diagonal "
     "tril triu masked_fill where slice_scatter select_scatter index _unsafe_index gather index_put take "
     "repeat_interleave rot90 as_strided scatter index_copy index_fill native_channel_shuffle take_along_dim "
     "diagonal_scatter unfold_copy"
@@ -896,6 +896,20 @@ _KEEPING = frozenset((
     "tril", "triu", "masked_fill", "where", "slice_scatter", "select_scatter", "index_put", "repeat_interleave", "scatter",
     "index_copy", "index_fill", "native_channel_shuffle", "diagonal_scatter", "gather", "take_along_dim",
 ))  # fmt: skip
+
+
+@rule("im2col")
+def unfolding(call):
+    """Windows of (…, C, H, W) as columns: copies on the grid of the windows, whose two dimensions are then flattened."""
+    node = call["self"]
+    shape = tuple(node.meta["val"].shape)
+    kernel, dilation, padding, stride = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
+    grid = [
+        (shape[d - 2] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2)
+    ]  # fmt: skip
+    windows = (*call.shape[:-1], *grid)
+    move = Move(lambda ids: call.node.target(ids[0], *call.node.args[1:]).reshape(windows), 0, [shape], windows, keeps=True)
+    return [(node, [move, Reshape(windows, call.shape)])], True
 
 
 @rule("col2im grid_sampler_2d grid_sampler_3d scatter_add index_add max_unpool2d max_unpool3d")
