@@ -1,11 +1,24 @@
-"""The command line: ``python -m ctxnet list | train | campaign | measure | atlas | compare | report | site``."""
+"""The command line: ``ctxnet list | train | campaign | measure | atlas | compare | report | site``."""
 
 import argparse
 import dataclasses
 import sys
 from functools import partial
 
+from .extras import EXTRAS, missing
 from .naming import unknown_name
+
+# What each command needs beside the core.
+NEEDS = {
+    "list": "timm",
+    "train": "train,timm",
+    "campaign": "train,timm",
+    "measure": "train,timm,plot",
+    "report": "paper",
+    "atlas": "train,timm,plot",
+    "compare": "paper",
+    "site": "paper",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -118,12 +131,12 @@ def _compare(args):
 
 
 def build_parser():
-    parser = _Parser(prog="python -m ctxnet", description="Context in convolutional networks: train, measure, report.")
+    parser = _Parser(prog="ctxnet", description="Context in convolutional networks: train, measure, report.")
     commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
 
     def command(name, function, text):
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(function=function)
+        sub.set_defaults(function=function, command=name)
         return sub
 
     sub = command("list", _list, "List the networks.")
@@ -192,6 +205,11 @@ def main(argv=None):
     args = build_parser().parse_args(argv)
     try:
         args.function(args)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if not any(module in modules for modules in EXTRAS.values()):
+            raise
+        sys.exit(f"ctxnet: {missing(module, NEEDS[args.command], user=args.command)}")
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"ctxnet: {error}")
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..extras import require
 from ..naming import require_known, unknown_name
 from .rows import ROWS, Row, timm_model, torchvision_model
 
@@ -30,6 +31,7 @@ def find_row(name):
         return ROWS[name]
     if ".py:" in name or name.endswith(".py"):
         return _file_row(name)
+    require("timm", user=f"find_row({name!r})")
     import timm
 
     if name.startswith("timm:"):

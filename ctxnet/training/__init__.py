@@ -1,5 +1,9 @@
 """Training under a protocol: typed settings, schedule, checkpoints, records."""
 
+from ..extras import require
+
+require("train", user=__name__)
+
 from .at_once import campaign_at_once
 from .campaign import campaign, plan
 from .context import calibrate, measure_variant
