@@ -21,14 +21,15 @@ from ctxnet.data import imagenette, loaders
 AUGMENTATION = {"min_crop": 0.35, "max_rotate": 10.0, "flip": True}
 
 
-def write_images(folder, count):
+def write_images(folder, count, *, side=224):
     noise = np.random.default_rng(0)
     for split, n in (("train", count), ("val", 20)):
         for i in range(n):
             path = folder / split / "ab"[i % 2] / f"{i:05d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             coarse = Image.fromarray(noise.integers(0, 256, (28, 28, 3), dtype=np.uint8))
-            coarse.resize((224, 224), Image.Resampling.BICUBIC).save(path, quality=90)
+            picture = coarse.resize((224, 224), Image.Resampling.BICUBIC)
+            picture.resize((side, side), Image.Resampling.BICUBIC).save(path, quality=90)
     return folder
 
 

@@ -1,11 +1,13 @@
-"""Training, images per second: our Learner, a bare loop on our loader, fastai's defaults, timm's loader and optimiser.
+"""Training, images per second: our Learner, a bare loop on our loader, fastai and timm as they come and as tuned.
 
     python -m benchmarks.training [--device cuda --width 64 --size 224 --precision bf16 --graph] [--rows resnet50 …]
 
 The first row is a tiny network, where what a loop costs besides computing shows. fastai: ``Learner`` as it comes, with
 its Recorder, accuracy and SGD, on ``ImageDataLoaders``. timm: ``create_loader`` and ``create_optimizer_v2`` in the
-order of its train.py. Both decode their JPEG files in every epoch, which is how they are used. The precision is that of
-all cases but fastai's; with ``--graph`` ours and the bare loop replay CUDA graphs. Roofline: see ``benchmarks.roofline``.
+order of its train.py. Both decode their JPEG files in every epoch, which is how they are used. "Tuned" is what a careful
+user makes of them: files made smaller once (half as large again as the input), channels-last, torch's fused optimiser,
+the same precision as ours. Precision is that of all cases but "float32" (ours, in float32) and "fastai"; with ``--graph``
+ours and the bare loop replay CUDA graphs. Roofline: see ``benchmarks.roofline``.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from ctxnet.training import load_protocol
 from ctxnet.training.graphs import record_graphs
 from ctxnet.training.learner import build_learner, fit_epoch
 
+OTHERS = ("float32", "fastai", "fastai tuned", "timm", "timm tuned")
 TINY, ROWS = "tiny", ("resnet50", "resnet50_perm5", "resnet50_random_dilated8")
 
 
@@ -62,9 +65,39 @@ def timm_loader(folder, *, size, batch, workers, device):
     )  # fmt: skip
 
 
-def cases(name, prepared, folder, args, protocol):
+def fastai_learners(folder, small, name, args):
+    """fastai's Learner as it comes, and as a careful user sets it up: callables that train one epoch."""
+    from functools import partial
+
+    from fastai.callback.channelslast import ChannelsLast
+    from fastai.callback.core import Callback
+    from fastai.vision.all import SGD, Learner, OptimWrapper, accuracy
+
+    class Autocast(Callback):  # fastai's MixedPrecision knows CUDA alone
+        def before_batch(self):
+            self.context = torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16")
+            self.context.__enter__()
+
+        def after_pred(self):
+            self.context.__exit__(None, None, None)
+            self.learn.pred = self.pred.float()
+
+    def learner(files, **chosen):
+        dls = fastai_loaders(files, size=args.size, batch=args.batch, workers=args.workers, device=args.device)
+        made = Learner(dls, network(name, width=args.width, size=args.size), metrics=accuracy, **chosen)
+
+        def fit():
+            with made.no_bar(), made.no_logging():
+                made.fit(1, 0.01)
+
+        return fit
+
+    fused = partial(OptimWrapper, opt=torch.optim.SGD, momentum=0.9, weight_decay=1e-4, fused=True)
+    return learner(folder, opt_func=SGD), learner(small, opt_func=fused, cbs=[ChannelsLast(), Autocast()])
+
+
+def cases(name, prepared, folder, small, args, protocol):
     """{case: callable that trains one epoch}, each with its own copy of the network."""
-    from fastai.vision.all import SGD, Learner, accuracy
     from timm.optim import create_optimizer_v2
 
     device, bf16 = args.device, args.precision == "bf16"
@@ -78,27 +111,30 @@ def cases(name, prepared, folder, args, protocol):
     dls = loaders(prepared, resident=resident, **common)
     dls.to(torch.device(device))
     ours = build_learner(model(), dls, protocol)
+    exact_dls = loaders(prepared, resident=resident, **common)
+    exact_dls.to(torch.device(device))
+    exact = build_learner(model(), exact_dls, dataclasses.replace(protocol, precision="float32", cuda_graph=False))
     plain, plain_dls = model(), loaders(prepared, resident=resident, **common)
     plain_dls.to(torch.device(device))
     if protocol.cuda_graph:
         record_graphs(plain, batch_size=args.batch, image_size=args.size, bf16=bf16)
-    sgd = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, fused=device == "cuda")
-    theirs = fastai_loaders(folder, size=args.size, batch=args.batch, workers=args.workers, device=device)
-    default = Learner(theirs, network(name, width=args.width, size=args.size), metrics=accuracy, opt_func=SGD)
-    timms, timm_batches = model(), timm_loader(
-        folder, size=args.size, batch=args.batch, workers=args.workers, device=device
-    )  # fmt: skip
-    timm_sgd = create_optimizer_v2(timms, "momentum", lr=0.01, weight_decay=1e-4, momentum=0.9)
+    sgd = torch.optim.SGD(plain.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, fused=True)
+    fastai, fastai_tuned = fastai_learners(folder, small, name, args)
 
-    def fit_default():
-        with default.no_bar(), default.no_logging():
-            default.fit(1, 0.01)
+    def timm(files, **chosen):
+        made = model()
+        batches = timm_loader(files, size=args.size, batch=args.batch, workers=args.workers, device=device)
+        optimizer = create_optimizer_v2(made, "momentum", lr=0.01, weight_decay=1e-4, momentum=0.9, **chosen)
+        return lambda: bare(made, optimizer, batches, device=device, bf16=bf16)
 
     return {
         "ours": lambda: fit_epoch(ours, 0, 0.01),
+        "float32": lambda: fit_epoch(exact, 0, 0.01),
         "bare": lambda: bare(plain, sgd, plain_dls.train, device=device, bf16=bf16),
-        "fastai": fit_default,
-        "timm": lambda: bare(timms, timm_sgd, timm_batches, device=device, bf16=bf16),
+        "fastai": fastai,
+        "fastai tuned": fastai_tuned,
+        "timm": timm(folder),
+        "timm tuned": timm(small, fused=True),
     }
 
 
@@ -131,15 +167,16 @@ def main():
     rows, limits = [], device_limits(args.device, bf16=args.precision == "bf16")
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_images(Path(scratch) / "pictures", args.images)
+        small = write_images(Path(scratch) / "small", args.images, side=3 * args.size // 2)
         prepared = imagenette.prepare(folder, Path(scratch) / "set", args.size, dataset="noise", progress=False)
         for name in args.rows:
-            calls = cases(name, prepared, folder, args, protocol)
+            calls = cases(name, prepared, folder, small, args, protocol)
             seconds = interleaved(calls, repeats=args.repeats, device=args.device)
             rates = {case: args.images / value for case, value in seconds.items()}
-            ratios = [seconds["ours"] / seconds["bare"], rates["ours"] / rates["fastai"], rates["ours"] / rates["timm"]]
+            ratios = [seconds["ours"] / seconds["bare"], *(rates["ours"] / rates[case] for case in OTHERS)]
             bound = roofline(name, args, limits)
             rows.append([name, *(round(rates[case]) for case in calls), *ratios, round(bound), rates["ours"] / bound])
-    header = ["row", *(f"{case} img/s" for case in calls), "time ÷ bare", "÷ fastai", "÷ timm"]
+    header = ["row", *(f"{case} img/s" for case in calls), "time ÷ bare", *(f"÷ {case}" for case in OTHERS)]
     header += ["roofline img/s", "share of it"]
     notes = [
         f"{args.size} px, width {args.width}, batch {args.batch}, {args.precision}{', CUDA graphs' * protocol.cuda_graph}, "

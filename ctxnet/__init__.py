@@ -1,5 +1,7 @@
 """ctxnet: context in convolutional networks. Blocks that add it, measures that show it, and the paper around both."""
 
+from . import process  # noqa: F401, I001  first of all imports: a stage is tied to its parent before seconds of them
+
 from .measure import (
     ContextProfile,
     check_receptive_field,

@@ -6,7 +6,25 @@ import sys
 from functools import partial
 
 from .extras import EXTRAS, missing
-from .naming import unknown_name
+from .files import one_line
+from .naming import in_range, unknown_name
+from .process import one_interrupt
+
+
+def _number(kind, interval):
+    """For argparse: a number of this kind within an interval such as "[1, 64]"."""
+
+    def parse(text):
+        try:
+            return in_range(kind(text), interval, "")
+        except ValueError as error:
+            reason = str(error) if str(error).startswith("=") else f"={text!r} must be of type {kind.__name__}"
+            raise argparse.ArgumentTypeError(reason.removeprefix("=")) from None
+
+    return parse
+
+
+_MINUTES, _COUNT, _PIXELS = _number(float, "(0, 1000000]"), _number(int, "[1, 1024]"), _number(int, "[8, 4096]")
 
 # What each command needs beside the core.
 NEEDS = {
@@ -27,6 +45,15 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, str(unknown_name(action.metavar or "command", value, action.choices)))
+
+
+def _seed(text):
+    from .training.seeds import parse_seeds
+
+    try:
+        return parse_seeds(text).label
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _list(args):
@@ -72,7 +99,7 @@ def _campaign(args):
     print(f"{'row':32}{'seed':>5}{'epochs':>10}{'minutes':>9}")
     for job in jobs:
         minutes = "?" if job.minutes is None else f"{job.minutes:.1f}"
-        print(f"{job.variant:32}{job.seed:5}{f'{job.epochs}/{job.of}':>10}{minutes:>9}  {job.basis}")
+        print(f"{job.variant:32}{job.seed:>5}{f'{job.epochs}/{job.of}':>10}{minutes:>9}  {job.basis}")
     known, unknown = sum(job.minutes or 0 for job in jobs), sum(job.minutes is None for job in jobs)
     text = f"{known:.0f} minutes" if not unknown else f"{known:.0f} minutes and {unknown} runs that nobody has timed"
     print(f"{sum(job.minutes != 0 for job in jobs)} of {len(jobs)} runs to do, {text}")
@@ -88,12 +115,12 @@ def _measure(args):
 
 
 def _report(args):
-    from .report.html import build_report
+    from .paper.claims import write_claims
+    from .paper.words import write_overview, write_tables
 
-    print(build_report(args.protocol, args.root))
+    print(write_tables(args.protocol, args.root))
+    write_claims(args.protocol, args.root)
     if args.readme:
-        from .report.tables import write_overview
-
         write_overview(args.readme, args.protocol, args.root)
 
 
@@ -107,7 +134,7 @@ def _atlas(args):
         args.names, root=args.root, weights=args.weights, pretrained=args.pretrained, input_size=args.input_size,
         progress=not args.quiet,
     )
-    from .report.atlas import write_figures
+    from .paper.figures.atlas import write_figures
 
     *_, overview = write_figures(args.root, None if args.redraw else measured)
     print(overview.parent / "atlas.csv")
@@ -116,8 +143,8 @@ def _atlas(args):
 
 
 def _site(args):
+    from .paper.book.pdf import find_browser
     from .pipeline.stages import site
-    from .site.pdf import find_browser
 
     if not args.no_pdf:
         find_browser()  # before minutes of work
@@ -125,7 +152,7 @@ def _site(args):
 
 
 def _compare(args):
-    from .report.tables import comparison
+    from .paper.words import comparison
 
     print(comparison(args.protocol, args.a, args.b, args.root))
 
@@ -146,17 +173,17 @@ def build_parser():
     sub = command("train", _train, "Train one network under a protocol, or go on where an earlier call stopped.")
     sub.add_argument("--protocol", required=True, help="a group of params.yaml: quick, small, thesis")
     sub.add_argument("--variant", required=True, help="a name from `list`")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--max-minutes", type=float, help="stop cleanly before the epoch that would not end in time")
+    sub.add_argument("--seed", type=_seed, default=0, help="a number, or a label such as 7-init3-draw4")
+    sub.add_argument("--max-minutes", type=_MINUTES, help="stop cleanly before the epoch that would not end in time")
     sub.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub_campaign = command("campaign", _campaign, "Run the next unfinished rows and seeds of a protocol inside a time box.")
     sub_campaign.add_argument("--protocol", required=True, help="a group of params.yaml")
     sub_campaign.add_argument("--rows", nargs="+", help="only these")
-    sub_campaign.add_argument("--seeds", nargs="+", type=int, help="only these")
-    sub_campaign.add_argument("--max-minutes", type=float, help="stop cleanly when the next epoch would not end in time")
-    sub_campaign.add_argument("--at-once", type=int, default=1, metavar="N", help="so many runs side by side")
+    sub_campaign.add_argument("--seeds", nargs="+", type=_seed, help="only these")
+    sub_campaign.add_argument("--max-minutes", type=_MINUTES, help="stop cleanly when the next epoch would not end in time")
+    sub_campaign.add_argument("--at-once", type=_COUNT, default=1, metavar="N", help="so many runs side by side")
     sub_campaign.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub_campaign.add_argument("--dry-run", action="store_true", help="print the plan with minutes per run")
     sub_campaign.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -166,7 +193,7 @@ def build_parser():
     sub_measure.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
     sub_measure.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    sub_report = command("report", _report, "Gather the tables and figures of a protocol in one page.")
+    sub_report = command("report", _report, "Write the tables of a protocol from its records.")
     sub_report.add_argument("--protocol", required=True, help="a group of params.yaml")
     sub_report.add_argument("--readme", help="also renew the table of rows in this Markdown file")
 
@@ -177,7 +204,7 @@ def build_parser():
     )  # fmt: skip
     sub_atlas.add_argument("--weights", help="file of weights (.safetensors, .pth) for the one network named")
     sub_atlas.add_argument("--pretrained", action="store_true", help="the library's weights, where they can be downloaded")
-    sub_atlas.add_argument("--input-size", type=int, help="side of the input in pixels instead of the network's own")
+    sub_atlas.add_argument("--input-size", type=_PIXELS, metavar="PX", help="side of the input instead of the network's own")
     sub_atlas.add_argument("--redraw", action="store_true", help="draw all figures again")
     sub_atlas.add_argument("--list", action="store_true", help="show the rows and stop")
     sub_atlas.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -204,14 +231,15 @@ def build_parser():
 def main(argv=None):
     args = build_parser().parse_args(argv)
     try:
-        args.function(args)
+        with one_interrupt():
+            args.function(args)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if not any(module in modules for modules in EXTRAS.values()):
             raise
         sys.exit(f"ctxnet: {missing(module, NEEDS[args.command], user=args.command)}")
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
-        sys.exit(f"ctxnet: {error}")
+        sys.exit(f"ctxnet: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("ctxnet: interrupted; the same command goes on from its last checkpoint")
 

@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 import os
+import shlex
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -98,8 +100,116 @@ def read_sealed(path):
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         intact = False
     if not intact:
-        raise ValueError(f"{path}: damaged record (digest differs); delete it and run the same command again")
+        raise ValueError(f"{path}: damaged record (digest differs); {renew(path)}")
     return value
+
+
+def one_line(error):
+    """An error as one line for the command line. An OSError without a path says what it can: some libraries drop theirs."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.errno and error.filename is None and "/" not in text:
+        places = sorted({os.getcwd(), tempfile.gettempdir()})
+        return f"{text}: in a file that was not named, under {' or '.join(places)}"
+    return text
+
+
+def renew(path):
+    """What a message advises about a damaged file. Never to delete it: it may be a committed result."""
+    return f"bring it back with `git checkout -- {shlex.quote(str(path))}`, or move it away and run the same command again"
+
+
+@contextmanager
+def built_folder(folder, mark):
+    """Yield an empty folder beside ``folder``; on success it takes the place of ``folder`` as a whole.
+
+    The file ``mark`` in it lists all its files and is written last. Only a folder with such a mark is replaced, and of
+    it only those files go which its mark lists: what somebody else has put there is a reason to refuse.
+
+    Args:
+        folder: may be missing, empty, or made by this function with the same ``mark``.
+        mark: name of the sealed list, such as ``site.json``.
+
+    Raises:
+        ValueError: ``folder`` holds something else; before any work, and again before the swap.
+        OSError: with errno and path; the earlier folder stays.
+    """
+    folder = Path(folder)
+    partial, old = (folder.with_name(f".{folder.name}{suffix}") for suffix in (_PARTIAL, ".old"))
+    if old.exists() and not folder.exists():  # killed between the two renames
+        os.replace(old, folder)
+    for path in (folder, partial, old):
+        _require_marked(path, mark)
+    _remove_marked(partial, mark)
+    try:
+        partial.mkdir(parents=True)
+        write_sealed(partial / mark, {"files": None})  # a folder in the making: all in it is ours
+        yield partial
+        write_sealed(partial / mark, {"files": sorted(_listing(partial) - {mark})})
+        _require_marked(folder, mark)
+        _remove_marked(old, mark)
+        if folder.exists():
+            os.replace(folder, old)
+        try:
+            os.replace(partial, folder)
+        except BaseException:
+            if old.exists():
+                os.replace(old, folder)
+            raise
+        _remove_marked(old, mark)
+        _flush_folder(folder.parent)
+    finally:
+        _remove_marked(partial, mark)
+
+
+def _listing(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()}
+
+
+def _marked(folder, mark):
+    """The files that the mark of a folder lists; None without a mark."""
+    if not (folder / mark).is_file():
+        return None
+    files, found = read_sealed(folder / mark)["files"], _listing(folder)
+    if files is None:
+        return found if folder.name.endswith(_PARTIAL) else None
+    return {*files, mark} & found
+
+
+def _require_marked(folder, mark):
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"{folder}: is no folder; name an empty or new one")
+    held = _listing(folder) if folder.exists() else set()
+    try:
+        foreign = sorted(held - (_marked(folder, mark) or set())) if held else []
+    except (ValueError, KeyError, TypeError):
+        foreign = [mark]
+    if foreign:
+        raise ValueError(f"{folder}: holds {foreign[0]!r}, which was not made here; name an empty or new folder")
+
+
+def _remove_marked(folder, mark):
+    """Delete what the mark lists, then what is empty."""
+    if not folder.exists():
+        return
+    for name in sorted(_marked(folder, mark) or (), key=lambda name: name == mark):  # the mark last
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+        with suppress(OSError):
+            path.rmdir()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def read_json(path):
+    """A JSON file that no seal vouches for.
+
+    Raises:
+        ValueError: in one line with the path, if it is not UTF-8 or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes().decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged ({str(error) or 'nested too deep'}); {renew(path)}") from None
 
 
 def write_csv(path, header, rows):

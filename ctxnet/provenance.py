@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -40,8 +41,18 @@ def collect(data_manifest=None, root=".", device=None):
 
 
 def subject(commit, root="."):
-    """First line of a commit's message; None where the commit or git is not there."""
-    return _git(root, "show", "--no-patch", "--format=%s", commit)
+    """First line of a commit's message; None where the commit or git is not there.
+
+    ``commit`` comes from a record, so anything but 40 hex digits names no commit here.
+    """
+    if not is_commit(commit):
+        return None
+    return _git(root, "show", "--no-patch", "--format=%s", "--end-of-options", commit)
+
+
+def is_commit(value):
+    """Whether ``value`` has the form of a commit's name: 40 lower-case hex digits."""
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40}", value) is not None
 
 
 def _git(root, *arguments):

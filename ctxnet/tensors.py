@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from .files import write_bytes
+from .files import renew, write_bytes
 
 
 def _digest(tensors, state_text):
@@ -46,7 +46,7 @@ def load_tensors(path):
     """
     tensors, metadata = _read(path)
     if not _intact(tensors, metadata):
-        raise ValueError(f"{path}: damaged checkpoint (digest differs); delete it and run the same command again")
+        raise ValueError(f"{path}: damaged checkpoint (digest differs); {renew(path)}")
     return tensors, json.loads(metadata["state"])
 
 
@@ -87,7 +87,7 @@ def _read(path):
         with safe_open(path, framework="pt") as handle:
             return {name: handle.get_tensor(name) for name in handle.keys()}, handle.metadata() or {}  # noqa: SIM118
     except (SafetensorError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged checkpoint ({error}); delete it and run the same command again") from None
+        raise ValueError(f"{path}: damaged checkpoint ({error}); {renew(path)}") from None
 
 
 def _intact(tensors, metadata):

@@ -6,6 +6,10 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser):
+    parser.addoption("--networks", type=int, default=2000, help="random networks that `-m torture` measures")
+
+
 @pytest.fixture(autouse=True)
 def _one_stream_of_random_numbers():
     """Every test draws the same numbers, whichever tests ran before it in its process.

@@ -18,8 +18,8 @@ from ctxnet.atlas.networks import RCAN, UNet
 from ctxnet.files import write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import atlas as drawn
-from ctxnet.report import style
+from ctxnet.paper.figures import atlas as drawn
+from ctxnet.paper.figures import style
 from ctxnet.tensors import save_tensors
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def test_every_row_builds_and_has_layers_to_measure(shapes):
 
 def test_all_rows_of_the_thesis_are_in_it_with_their_trained_records():
     thesis = [name for name, variant in VARIANTS.items() if variant.thesis_top1]
-    assert len(thesis) == 19 and set(VARIANTS) <= set(atlas.ROWS)
+    assert len(thesis) == 19 and set(thesis) <= set(atlas.ROWS)
     assert all(atlas.ROWS[name].small == name for name in thesis)
 
 
@@ -329,7 +329,7 @@ def test_a_model_in_a_file_of_ones_own(tmp_path, counted):
     file.write_text(MODEL.format(kernel=3))
     name = f"{file}:tiny"
     measured, _, failed = run(tmp_path, name, input_size=32)
-    assert measured[0].name == folder_name(name) == "mine.tiny" and not failed
+    assert measured[0].name == folder_name(name) and not failed
     record = atlas.read_record(measured[0])
     assert record["layers"] == ["0", "2"] and record["rf_side"] == [3, 5] and record["map"] == [32, 15]
     assert not run(tmp_path, name, input_size=32)[0]
@@ -351,7 +351,7 @@ def test_weights_of_a_file_have_a_record_of_their_own(tmp_path, counted):
     for scale, new in ((1.0, True), (1.0, False), (2.0, True)):
         save_tensors(weights, {key: scale * value for key, value in model.state_dict().items()}, {})
         measured, kept, failed = run(tmp_path, name, weights=weights, input_size=32)
-        assert not failed and bool(measured) == new and (measured + kept)[0].name == "mine.tiny+trained"
+        assert not failed and bool(measured) == new and (measured + kept)[0].name.startswith("mine.tiny+trained-")
     assert atlas.read_record(measured[0])["weights"] == "trained"
     save_tensors(weights, {"0.weight": torch.zeros(8, 3, 5, 5)}, {})
     assert "0.bias is missing" in run(tmp_path, name, weights=weights, input_size=32)[2][name]
@@ -388,7 +388,7 @@ def test_names_of_the_libraries(tmp_path):
     theirs, ours = atlas.find_row("timm:resnet18"), atlas.find_row("resnet18")
     with torch.device("meta"):
         assert type(theirs.build()).__module__.startswith("timm") and not type(ours.build()).__module__.startswith("timm")
-    assert folder_name("timm:resnet18") == "timm.resnet18" and folder_name("a/b.py:f", "w x") == "b.f+w.x"
+    assert folder_name("timm:resnet18") == "timm.resnet18" and folder_name("a/b.py:f", "w x").startswith("b.f+w.x-")
     with pytest.raises(ValueError, match="unknown model 'qqqqqqqqq'; known: lenet5"):
         atlas.find_row("qqqqqqqqq")
 
@@ -433,7 +433,7 @@ def test_stages_on_disk_keep_field_and_effect(tmp_path):
 def test_labels_cover_neither_each_other_nor_a_point():
     generator = np.random.default_rng(0)
     points = [(x, y, f"network {i}") for i, (x, y) in enumerate(generator.normal(0.5, 0.12, (45, 2)).clip(0, 1))]
-    fig = style.figure(5.5, 6)
+    fig = style.new_figure(5.5, 6)
     ax = fig.subplots()
     ax.plot([p[0] for p in points], [p[1] for p in points], "o", markersize=5)
     ax.set(xlim=(-0.1, 1.1), ylim=(-0.1, 1.1))
@@ -451,13 +451,13 @@ def test_labels_cover_neither_each_other_nor_a_point():
 def test_figures_say_how_to_make_what_is_missing(tmp_path):
     (ax,) = drawn.draw_network("vgg16", tmp_path).axes
     assert "python -m ctxnet atlas vgg16" in [t.get_text() for t in ax.texts]
-    assert "python -m ctxnet atlas" in drawn.table(tmp_path)
+    assert "python -m ctxnet atlas" in drawn.table(tmp_path).markdown()
     assert "python -m ctxnet atlas" in [t.get_text() for t in drawn.draw_overview(tmp_path).axes[0].texts]
-    assert "`python -m ctxnet atlas vgg16`" in drawn.table(tmp_path, ["vgg16"])
+    assert "`python -m ctxnet atlas vgg16`" in drawn.table(tmp_path, ["vgg16"]).markdown()
 
 
 def test_the_table_shows_the_speed_of_the_machine_that_measured():
-    header, _, *lines = drawn.table(ROOT, ["lenet5", "resnet152"]).splitlines()
+    header, _, *lines = drawn.table(ROOT, ["lenet5", "resnet152"]).markdown().splitlines()
     assert header.endswith(" img/s |")
     small, large = (float(line.rstrip(" |").rpartition("| ")[2]) for line in lines)
     assert small > 100 * large > 0
@@ -508,3 +508,22 @@ def test_a_record_of_another_folder_is_listed_by_its_folder(tmp_path):
     write_sealed(tmp_path / "results/atlas/x/record.json", record)
     path = records.write_tables(tmp_path)
     assert path.read_text().splitlines()[1] == "x,N,,s,initial,32,5,7,1,a,8,3,1,upper bound,1,–,,,,,,,,,"
+
+
+def test_results_of_two_files_with_one_name_lie_apart(tmp_path):
+    code = "from torch import nn\ndef make():\n    "
+    code += "return nn.Sequential(nn.Conv2d(3, {n}, 3), nn.ReLU(), nn.Conv2d({n}, 4, 3))\n"
+    names = []
+    for n, part in enumerate(("one", "two"), start=2):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.py").write_text(code.format(n=n))
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, n, 3), torch.nn.ReLU(), torch.nn.Conv2d(n, 4, 3))
+        torch.save(model.state_dict(), tmp_path / part / "initial.pth")
+        names.append(f"{tmp_path / part / 'model.py'}:make")
+    for name, part in zip(names, ("one", "two"), strict=True):
+        assert len(run(tmp_path, name, input_size=32)[0]) == 1
+        assert len(run(tmp_path, name, weights=tmp_path / part / "initial.pth", input_size=32)[0]) == 1
+    found = records.read_records(tmp_path)
+    assert len(found) == 4 and sorted({record["name"] for record in found.values()}) == names
+    assert sum(record["weights"] == "initial" for record in found.values()) == 2  # a file called initial is not that
+    assert len({folder_name(text) for text in ("a b", "a/b", "a.b", "a:b", "timm:x", "timm.x", "torchvision:x")}) == 6

@@ -12,7 +12,7 @@ from test_report import fabricate, write_record
 import ctxnet
 from ctxnet.files import write_json
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import cards, records, tables
+from ctxnet.paper import cards, results, words
 
 REPO = Path(__file__).parents[1]
 ROWS = ["resnet50", "resnet50_perm1", "resnet50_perm3", "vit_base_patch16_224"]
@@ -44,9 +44,9 @@ def small(tmp_path_factory):
 
 
 def test_every_committed_row_has_a_card_whose_numbers_are_its_records(small):
-    found = records.load_records("small", small)
+    found = results.load_records("small", small)
     assert {path.stem for path in (small / "results/small/cards").iterdir()} == set(found["variant"])
-    frames = {row["variant"]: row for n in tables.TABLES for row in tables.table(n, "small", small).to_dict("records")}
+    frames = {row["variant"]: row for n in results.TABLES for row in results.table(n, "small", small).to_dict("records")}
     for variant, runs in found.groupby("variant"):
         front, sections = parts((small / "results/small/cards" / f"{variant}.md").read_text(encoding="utf-8"))
         assert (front["license"], front["library_name"], front["datasets"]) == ("mit", "ctxnet", ["imagenette"])
@@ -54,34 +54,34 @@ def test_every_committed_row_has_a_card_whose_numbers_are_its_records(small):
         (metric,) = model["results"][0]["metrics"]
         assert model["name"] == variant and metric["value"] == pytest.approx(runs["top1"].mean(), abs=6e-5)
         assert metric["name"].endswith(f"mean over {len(runs)} seeds" if len(runs) > 1 else "one seed")
-        results = table_cells(sections["Results"])
+        each = table_cells(sections["Results"])
         for run in runs.to_dict("records"):
-            assert results[str(run["seed"])] == [
+            assert each[str(run["seed"])] == [
                 f"{100 * run['top1']:.2f}", f"{100 * run['top1_best']:.2f}", str(run["epochs"]), f"{run['n']:,}"
             ]  # fmt: skip
         row = frames[variant]
-        sd, interval, seeds, thesis = results[f"{row['top1']:.2f}"]
+        sd, interval, seeds, *thesis = each[f"{row['top1']:.2f}"]
         assert interval.startswith(f"{row['low']:.1f}–{row['high']:.1f}") and seeds == str(len(runs))
         assert sd == ("–" if len(runs) == 1 else f"{row['sd_points']:.1f}")
-        assert thesis == ("–" if VARIANTS[variant].thesis_top1 is None else f"{VARIANTS[variant].thesis_top1:.2f}")
+        assert thesis == ([] if VARIANTS[variant].thesis_top1 is None else [f"{VARIANTS[variant].thesis_top1:.2f}"])
         about = table_cells(sections["What it is"])
         assert about["parameters, as trained"][0].startswith(f"{runs['parameters'].iloc[0] / 1e6:.3f} M")
-        assert about["parameters, full size"][0].startswith(f"{tables.parameters_million(variant):.3f} M")
+        assert about["parameters, full size"][0].startswith(f"{results.parameters_million(variant):.3f} M")
         assert "have changed since" not in sections["How it was trained"]
         far = [line.split(" | ") for line in sections["How far it looks"].splitlines() if line.startswith("| as trained")]
-        side = records.load_profile("small", variant, int(runs["seed"].iloc[0]), small)
+        side = results.load_profile("small", variant, runs["seed"].iloc[0], small)
         assert [row[4] for row in far] == [f"{float(side.distance[i]):.1f}" for i in (0, -1)]
-        origin = records.load_provenance("small", variant, int(runs["seed"].iloc[0]), small)
+        origin = results.load_provenance("small", variant, runs["seed"].iloc[0], small)
         assert all(origin[key] in sections["Where it came from"] for key in ("commit", "data_manifest"))
 
 
 def test_the_verdict_is_that_of_the_command(small):
-    found = records.load_records("small", small)["variant"].value_counts()
+    found = results.load_records("small", small)["variant"].value_counts()
     said = set()
     for variant in found.index.drop("resnet50"):
         _, sections = parts((small / "results/small/cards" / f"{variant}.md").read_text(encoding="utf-8"))
         section = sections["Compared with `resnet50`"]
-        lines = tables.comparison("small", variant, "resnet50", small).splitlines()
+        lines = words.comparison("small", variant, "resnet50", small).splitlines()
         command = dict(re.split(r" {2,}", line, maxsplit=1) for line in lines[3:])
         if found[variant] < 3:
             assert f"No verdict: {command['verdict']}." in section and "better" not in section and "worse" not in section
@@ -116,9 +116,9 @@ def test_the_code_on_a_card_builds_what_was_trained(small, variant):
     text = (small / "results/small/cards" / f"{variant}.md").read_text(encoding="utf-8")
     names = {}
     exec(re.search(r"```python\n(.*?)```", text, flags=re.S)[1], names)
-    found = records.load_records("small", small).set_index("variant")["parameters"]
+    found = results.load_records("small", small).set_index("variant")["parameters"]
     assert ctxnet.count_parameters(names["as_trained"]) == found[[variant]].iloc[0]
-    assert round(ctxnet.count_parameters(names["full"]) / 1e6, 3) == tables.parameters_million(variant)
+    assert round(ctxnet.count_parameters(names["full"]) / 1e6, 3) == results.parameters_million(variant)
     assert ("timm.create_model" in text.split("```")[1]) == (variant == "resnet50_perm1")  # the other is timm's own
 
 
@@ -160,7 +160,7 @@ def test_cards_of_rows_without_a_run_vanish(tmp_path):
 
 def test_a_card_of_no_run_or_no_row_is_refused(tmp_path):
     root = fabricate(tmp_path, ROWS[:1], measured=False)
-    with pytest.raises(records.MissingRecord, match="--protocol small --variant resnet50_perm1"):
+    with pytest.raises(results.MissingRecord, match="--protocol small --variant resnet50_perm1"):
         cards.card("small", "resnet50_perm1", root)
     with pytest.raises(ValueError, match="did you mean 'resnet50_perm1'"):
         cards.card("small", "resnet50_prm1", root)
@@ -193,7 +193,7 @@ def test_off_settings_and_folders_of_a_machine_are_left_out(tmp_path):
 
 def test_what_provenance_says_is_text_and_never_markup(tmp_path):
     root = fabricate(tmp_path, ROWS[:1], measured=False)
-    path = records.run_folder("small", "resnet50", 0, root) / "provenance.json"
+    path = results.run_folder("small", "resnet50", 0, root) / "provenance.json"
     evil = "<script>alert(1)</script> a|b\n# heading [x](y)"
     write_json(path, json.loads(path.read_text()) | {"device": evil})
     _, sections = parts(cards.card("small", "resnet50", root))
@@ -205,10 +205,10 @@ def test_what_provenance_says_is_text_and_never_markup(tmp_path):
 
 def test_a_record_that_disagrees_with_its_answers_is_refused(tmp_path):
     root = fabricate(tmp_path, ROWS[:1], measured=False)
-    folder = records.run_folder("small", "resnet50", 0, root)
+    folder = results.run_folder("small", "resnet50", 0, root)
     record = json.loads((folder / "record.json").read_text())
     write_record(folder, record | {"top1": record["top1"] / 2})
-    with pytest.raises(records.BadRecord, match="resnet50 seed 0"):
+    with pytest.raises(results.BadRecord, match="resnet50 seed 0"):
         cards.write_cards("small", root)
 
 
@@ -217,5 +217,5 @@ def test_the_hub_reads_the_accuracy(small):
     text = (small / "results/small/cards/resnet50.md").read_text(encoding="utf-8")
     data = hub.ModelCard(text).data
     (result,) = data.eval_results
-    top1 = records.load_records("small", small).query("variant == 'resnet50'")["top1"].mean()
+    top1 = results.load_records("small", small).query("variant == 'resnet50'")["top1"].mean()
     assert data.model_name == "resnet50" and result.metric_value == round(top1, 4) and result.dataset_type == "imagenette"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ctxnet.files import atomic_path, read_sealed, remove_partials, write_bytes, write_json, write_sealed
+from ctxnet.files import atomic_path, built_folder, read_sealed, remove_partials, write_bytes, write_json, write_sealed
 from ctxnet.locking import one_writer
 from ctxnet.tensors import load_tensors, read_weights, save_tensors
 
@@ -165,7 +165,7 @@ def test_every_flipped_bit_and_every_cut_is_found(tmp_path, kind, count, cuts):
     cut = [(good[:length], length) for length in chance.sample(range(len(good)), min(cuts, len(good)))]
     for bad, what in [*flips(good, count, chance), *cut]:
         path.write_bytes(bad)
-        with pytest.raises(ValueError, match=f"{kind}: damaged .*run the same command again") as caught:
+        with pytest.raises(ValueError, match=f"{kind}: damaged .*git checkout -- .*run the same command again") as caught:
             read(path)
         assert "\n" not in str(caught.value), what
     path.write_bytes(good)
@@ -205,3 +205,78 @@ def test_a_sealed_file_is_canonical(tmp_path):
     (tmp_path / "a").write_text(json.dumps(value))  # the same value, other bytes: edited by hand
     with pytest.raises(ValueError, match="damaged record"):
         read_sealed(tmp_path / "a")
+
+
+def _build(folder, *names):
+    with built_folder(folder, "mark.json") as beside:
+        for name in names:
+            write_bytes(beside / name, name.encode())
+
+
+def test_a_folder_is_swapped_whole_and_only_its_own_files_go(tmp_path):
+    folder = tmp_path / "site"
+    _build(folder, "a.html", "static/b.css")
+    with pytest.raises(KeyboardInterrupt), built_folder(folder, "mark.json") as beside:
+        write_bytes(beside / "c.html", b"half")
+        assert (folder / "a.html").exists()  # the old one is there until the new one is whole
+        raise KeyboardInterrupt
+    assert sorted(p.name for p in folder.rglob("*")) == ["a.html", "b.css", "mark.json", "static"]
+    _build(folder, "c.html")
+    assert sorted(p.name for p in folder.rglob("*")) == ["c.html", "mark.json"]
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="site: holds 'mine.txt', which was not made here"):
+        _build(folder, "d.html")
+    assert sorted(p.name for p in folder.rglob("*")) == ["c.html", "mark.json", "mine.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["site"]
+
+
+@pytest.mark.parametrize("mark", ["{}", "", '{"files": ["precious.txt", "mark.json"]}', '{"files": ["../outside"]}'])
+def test_a_foreign_folder_with_a_mark_of_that_name_is_left_alone(tmp_path, mark):
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/precious.txt").write_text("mine")
+    (tmp_path / "site/mark.json").write_text(mark)
+    with pytest.raises(ValueError, match="which was not made here"):
+        _build(tmp_path / "site", "a.html")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["mark.json", "outside", "precious.txt", "site"]
+
+
+def test_what_a_killed_build_left_is_put_right(tmp_path):
+    folder, old = tmp_path / "site", tmp_path / ".site.old"
+    _build(folder, "a.html")
+    folder.rename(old)  # killed between the two renames
+    (tmp_path / ".site.partial").mkdir()
+    write_sealed(tmp_path / ".site.partial/mark.json", {"files": None})
+    write_bytes(tmp_path / ".site.partial/half.html", b"half")
+    with pytest.raises(ValueError), built_folder(folder, "mark.json"):
+        assert (folder / "a.html").exists()
+        raise ValueError
+    _build(folder, "b.html")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["b.html", "mark.json", "site"]
+
+
+def test_a_link_is_not_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "site").symlink_to(tmp_path / "real")
+    with pytest.raises(ValueError, match="is no folder"):
+        _build(tmp_path / "site", "a.html")
+
+
+def test_no_message_advises_to_delete_a_result():
+    for path in (ROOT / "ctxnet").rglob("*.py"):
+        for line in path.read_text("utf-8").splitlines():
+            assert not ("delete" in line and "run the same command" in line), f"{path}: {line}"
+
+
+def test_a_checkout_on_windows_has_the_bytes_that_were_sealed(tmp_path):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "core.autocrlf=true"]
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    write_sealed(tmp_path / "results/record.json", {"a": 1})
+    (tmp_path / "table.csv").write_bytes(b"a,b\n")
+    before = [(tmp_path / name).read_bytes() for name in ("results/record.json", "table.csv")]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    clone = [*git, "clone", "-q", "--config", "core.autocrlf=true", str(tmp_path), str(tmp_path / "clone")]
+    subprocess.run(clone, check=True)
+    assert [(tmp_path / "clone" / name).read_bytes() for name in ("results/record.json", "table.csv")] == before
+    read_sealed(tmp_path / "clone/results/record.json")

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pytest
 import torch
 
 import ctxnet
+from ctxnet import provenance
 from ctxnet.data.prepared import load_prepared
 from ctxnet.measure import ContextProfile
+from ctxnet.naming import unknown_name
 from ctxnet.pipeline.notebook import declared_parameters, run_notebook
-from ctxnet.tensors import load_tensors, read_weights
+from ctxnet.tensors import load_tensors, read_weights, save_tensors
 from ctxnet.training import load_params, read_record
+from ctxnet.training.run import _stored_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -144,7 +148,8 @@ def test_parameters_of_a_notebook_cannot_carry_code(tmp_path, sign, monkeypatch)
 
 def test_no_load_path_trusts_a_pickle():
     """What would unpickle, by name, in every line of code of the repository."""
-    trusting = r"weights_only\s*=\s*False|allow_pickle\s*=\s*True|pickle\.load|yaml\.(unsafe_|full_)?load\(|joblib|\bexec\("
+    trusting = r"weights_only\s*=\s*False|allow_pickle\s*=\s*True|pickle\.load|joblib|\bexec\("
+    trusting += r"|yaml\.(unsafe_|full_)?load\(|UnsafeLoader|FullLoader|yaml\.Loader"
     files = [*ROOT.glob("ctxnet/**/*.py"), *ROOT.glob("notebooks/**/*.ipynb"), *ROOT.glob("benchmarks/*.py")]
     assert len(files) > 40
     for path in files:
@@ -154,3 +159,33 @@ def test_no_load_path_trusts_a_pickle():
             assert "weights_only=True" in call, path
         for call in re.findall(r"np\.load\([^)]*\)", text):
             assert "allow_pickle=False" in call, path
+
+
+NO_COMMITS = ["--output=precious.txt", "-h", "HEAD", "main", "0" * 41, "A" * 40, None, 3, ["a"], "0" * 40 + "\n"]
+
+
+@pytest.mark.parametrize("commit", NO_COMMITS)
+def test_what_a_record_calls_its_commit_is_no_option(tmp_path, commit):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    (tmp_path / "precious.txt").write_text("mine")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True)
+    assert provenance.subject(commit, tmp_path) is None
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path, text=True).strip()
+    assert provenance.subject(head, tmp_path) == "first"
+
+
+def test_a_line_for_an_unknown_name_stays_short():
+    many = [f"{number:x}" * 3 for number in range(5000)]
+    assert len(str(unknown_name("timm model", "ÿÿÿÿÿÿÿÿÿÿÿ", many))) < 1000
+    assert len(str(unknown_name("model", "x" * 10**5, many))) < 1000
+
+
+def test_a_checkpoint_that_says_no_settings_is_named(tmp_path):
+    for name, state in (("checkpoint", {"history": []}), ("weights", ["config"]), ("checkpoint", None)):
+        folder = tmp_path / f"{name}{type(state).__name__}"
+        save_tensors(folder / f"{name}.safetensors", {"a": torch.zeros(1)}, state)
+        with pytest.raises(ValueError, match=f"{name}.safetensors: no record of a run") as caught:
+            _stored_config(folder)
+        assert "\n" not in str(caught.value)

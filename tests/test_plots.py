@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ctxnet.measure import ContextProfile
-from ctxnet.report.plots import plot_context, plot_mean_distance, plot_summed
+from ctxnet.paper.figures.plots import plot_context, plot_mean_distance, plot_summed
 
 
 def profile(layers=3, size=32, distance=(2.0, 5.0, 9.0)):

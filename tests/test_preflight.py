@@ -5,7 +5,10 @@ import io
 import os
 import random
 import re
+import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,19 +68,6 @@ def refusal(source, **options):
 # -- files that cannot be used ----------------------------------------------------------------------------
 
 
-def scan(jpeg):
-    """(start, end) of the image data of a baseline JPEG."""
-    (end,) = preflight._jpeg_scans(jpeg)[1]
-    start = jpeg.index(b"\xff\xda")
-    return start + 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big"), end
-
-
-def put(jpeg, new, length):
-    """The JPEG with ``length`` bytes in the middle of its data replaced by ``new``."""
-    at = sum(scan(jpeg)) // 2
-    return jpeg[:at] + new + jpeg[at + length :]
-
-
 def png_of(width, height):
     """A PNG whose header promises width×height pixels, and that holds none."""
     def chunk(kind, body):
@@ -98,14 +88,6 @@ DAMAGED = {
     "text": (b"not an image", "no image format"),
     "program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 72 72\n", "no image format"),
     "half of it": (WHOLE[: len(WHOLE) // 2], "truncated"),
-    "without its end": (WHOLE[:-2], "truncated"),
-    "header only": (WHOLE[: scan(WHOLE)[0]], "truncated"),
-    "marker in the data": (put(WHOLE, b"\xff\xb3", 2), "marker B3"),
-    "restart marker in the data": (put(WHOLE, b"\xff\xd0", 2), "damaged"),
-    "sector of zeros": (put(WHOLE, bytes(512), 512), "damaged"),
-    "sector lost": (put(WHOLE, b"", 512), "damaged"),
-    "sector twice": (put(WHOLE, WHOLE[1200:1712], 0), "damaged"),
-    "progressive, marker in the data": (put(encode(picture(99)), b"\xff\xb3", 2), "marker B3"),
     "PNG, one bit": (flipped(PNG, len(PNG) // 2), "cannot be read as an image"),
     "PNG, half of it": (PNG[: len(PNG) // 2], "cannot be read as an image"),
     "one pixel": (encode(picture(0, (1, 1)), "PNG"), "1×1 pixels, less than 8×8"),
@@ -188,55 +170,6 @@ def test_any_damage_gives_an_image_or_one_line():
                 assert str(error) and "\n" not in str(error)
                 outcomes.add("refused")
     assert outcomes == {"image", "refused"}
-
-
-# -- JPEG data ----------------------------------------------------------------------------------------------
-
-KINDS = {
-    "4:2:0": {},
-    "4:4:4": {"subsampling": 0},
-    "4:2:2": {"subsampling": 1},
-    "coarse": {"quality": 5},
-    "finest": {"quality": 100},
-    "optimised": {"optimize": True},
-    "progressive": {"progressive": True},
-    "restarts": {"restart_marker_blocks": 3},
-    "restart rows": {"restart_marker_rows": 1},
-}
-
-
-@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS.keys())
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_an_intact_jpeg_is_decoded_to_the_pixels_pillow_gives(mode, options):
-    for seed in range(8):
-        image = picture(seed, (8 + 7 * seed, 8 + 5 * (seed % 3))).convert(mode)
-        for contents in (encode(image, **options), encode(image, **options) + b"a trailer \xff\xd9 of a camera"):
-            expected = Image.open(io.BytesIO(contents)).convert("RGB")
-            assert preflight.decode(contents).tobytes() == expected.tobytes()
-
-
-@pytest.mark.parametrize("fill", [b"\xff", b"\xff\xff", b"\x7f", b"\x00\x00"])
-def test_what_encoders_leave_before_the_end_marker_is_no_damage(fill):
-    _, end = scan(WHOLE)
-    expected = Image.open(io.BytesIO(WHOLE)).tobytes()
-    assert preflight.decode(WHOLE[:end] + fill + WHOLE[end:]).tobytes() == expected
-
-
-def test_damage_within_jpeg_data_is_mostly_found_though_pillow_finds_none():
-    rng, size = random.Random(0), 512
-    found = blind = 0
-    for seed in range(60):
-        whole = encode(picture(seed, (200, 150)), quality=95)
-        start, end = scan(whole)
-        at = rng.randrange(start, end - size)
-        contents = whole[:at] + bytes(size) + whole[at + size :]
-        Image.open(io.BytesIO(contents)).load()
-        try:
-            preflight.decode(contents)
-            blind += 1
-        except ValueError:
-            found += 1
-    assert found >= 48 and found + blind == 60
 
 
 # -- files that are unusual, but good -----------------------------------------------------------------------
@@ -373,9 +306,33 @@ def test_imagenette_with_a_wrong_number_of_images_is_refused(tmp_path, monkeypat
     assert dataset("imagenette", tmp_path, ten).classes[-1] == "parachute"
 
 
-def test_imagenette_with_other_classes_is_told(source, tmp_path):
-    with pytest.warns(UserWarning, match="pictures: 2 classes, 2 of Imagenette's 10"):
+def test_what_is_not_imagenette_is_not_called_so(source, tmp_path, monkeypatch):
+    monkeypatch.delenv("CTXNET_DATA", raising=False)
+    with pytest.raises(ValueError, match="pictures: 2 classes, 2 of Imagenette's 10, so it is not Imagenette"):
         dataset("imagenette", tmp_path, source)
+    own = source.rename(tmp_path / "imagenette")
+    made = dataset("imagenette/", tmp_path)  # a folder of one's own of that name
+    assert made.dataset == "imagenette/" and (tmp_path / "data/imagenette-own-16").is_dir()
+    assert not (tmp_path / "data/imagenette-16").exists()
+    (tmp_path / "data/imagenette-own-16").rename(tmp_path / "data/imagenette-16")  # as earlier versions called it
+    with pytest.raises(ValueError, match="imagenette-16: was prepared from another source .2 classes, 10 images"):
+        dataset("imagenette", tmp_path)
+    assert own.is_dir()
+
+
+def test_what_was_prepared_from_elsewhere_is_not_used_without_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenette, "COUNTS", {"train": 20, "valid": 10})
+    elsewhere = make_source(tmp_path / "elsewhere", classes=list(imagenette.CLASSES), train=2, valid=1)
+    monkeypatch.setenv("CTXNET_DATA", str(elsewhere))
+    made = dataset("imagenette", tmp_path)
+    assert dataset("imagenette", tmp_path).manifest_hash == made.manifest_hash
+    monkeypatch.delenv("CTXNET_DATA")
+    with pytest.raises(ValueError, match="imagenette-16: was prepared from another source .a source given by path"):
+        dataset("imagenette", tmp_path)
+    elsewhere.rename(tmp_path / "data/imagenette2-224")  # the place where the project looks
+    assert dataset("imagenette", tmp_path).manifest_hash == made.manifest_hash
+    (tmp_path / "data/imagenette2-224").rename(elsewhere)
+    assert dataset("imagenette", tmp_path).manifest_hash == made.manifest_hash
 
 
 # -- lists of checksums -------------------------------------------------------------------------------------
@@ -401,6 +358,16 @@ def test_against_a_list_every_flipped_bit_is_found(source):
         path.write_bytes(whole)
 
 
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="no sha256sum")
+def test_a_list_of_strange_names_is_read_as_sha256sum_wrote_it(source):
+    for name in ("a\\b.JPEG", "a\u2028b.JPEG", "c\\nb.JPEG", " a .JPEG", "\x85.JPEG"):
+        (source / "train" / NAMES[0] / name).write_bytes(encode(picture(len(name) + 60 + ord(name[0]))))
+    files = [str(path.relative_to(source.parent)) for path in sorted(source.glob("*/*/*"))]
+    written = subprocess.run(["sha256sum", *files], cwd=source.parent, capture_output=True, check=True).stdout
+    source.with_name("pictures.sha256").write_bytes(written)
+    assert len(prepare(source).train_ids) == 11
+
+
 @pytest.mark.parametrize("where, prefix", [("pictures.sha256", "./pictures/"), ("pictures/sums.sha256", "")])
 def test_a_list_is_read_beside_and_in_the_folder(source, where, prefix):
     sums = write_list(source, source.parent / where, prefix)
@@ -421,20 +388,6 @@ def test_a_list_that_comes_later_is_compared_too(source):
     prepare(source)
     sums.write_text("0" * 64 + sums.read_text()[64:])
     with pytest.raises(ValueError, match="its SHA-256 is not the one in"):
-        prepare(source)
-
-
-def test_a_list_vouches_for_a_strange_jpeg(source):
-    path = source / "train" / NAMES[0] / "0.JPEG"
-    start, end = scan(WHOLE)
-    path.write_bytes(WHOLE[:end] + bytes(100) + WHOLE[end:])
-    assert "the image is complete before its data ends" in refusal(source)
-    assert prepare(source, verified=True).train_ids
-    write_list(source)
-    assert imagenette.prepare(source, source.parent / "other", 16, progress=False).train_ids
-    path.write_bytes(WHOLE[: len(WHOLE) // 2])
-    write_list(source)
-    with pytest.raises(ValueError, match="cannot be read as an image .*truncated"):
         prepare(source)
 
 
@@ -476,6 +429,40 @@ def test_a_file_of_the_same_size_and_an_old_date_is_noticed(source):
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert path.stat().st_size == stat.st_size
     assert prepare(source).manifest_hash != first.manifest_hash
+
+
+def test_a_clock_that_was_set_back_hides_no_change(source):
+    first = prepare(source)
+    path = source / "train" / NAMES[0] / "0.JPEG"
+    size, other = path.stat().st_size, encode(picture(60), quality=50)
+    future = 4e9
+    for name in ("manifest.json", "source.json"):  # the set was made when the clock was ahead
+        os.utime(source.parent / "out" / name, (future, future))
+    path.write_bytes(other + bytes(size - len(other)))
+    assert path.stat().st_size == size and prepare(source).manifest_hash != first.manifest_hash
+
+
+def test_one_class_alone_is_told(tmp_path):
+    with pytest.warns(UserWarning, match="one class alone, cats: every answer is right"):
+        prepare(make_source(tmp_path / "one", classes=["cats"]))
+
+
+@pytest.mark.torture
+def test_a_large_image_takes_bounded_memory():
+    """88 megapixels with transparency, in a process of its own."""
+    code = """
+import io, resource
+from PIL import Image
+from ctxnet.data.preflight import decode
+buffer = io.BytesIO()
+Image.new("RGBA", (9400, 9400), (9, 9, 9, 99)).save(buffer, "PNG", compress_level=1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+decode(buffer.getvalue())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    peak = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    print(f"peak memory of a PNG of 88 megapixels: {peak} MiB")
+    assert peak < 1300
 
 
 def test_the_hash_of_the_contents_is_that_of_names_and_bytes(source):

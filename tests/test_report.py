@@ -1,4 +1,4 @@
-"""Tables, figures and the report page on a fabricated results tree: every number in it is made up."""
+"""Tables, claims and figures on a fabricated results tree: every number in it is made up."""
 
 import csv
 import json
@@ -7,18 +7,22 @@ import re
 import shutil
 from pathlib import Path
 
-import markupsafe
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ctxnet.files import sha256, write_csv, write_json, write_sealed
 from ctxnet.measure import ContextProfile
 from ctxnet.models.variants import VARIANTS
-from ctxnet.report import claims, degradation, figures, html, records, tables
+from ctxnet.paper import claims, figures, results, words
+from ctxnet.paper.book import made
+from ctxnet.paper.figures import degradation
+from ctxnet.paper.figures.experiments import OTHERS
 
 REPO = Path(__file__).parents[1]
-ROWS = [name for _, rows in tables.TABLES.values() for name in rows]
+ROWS = [name for name, row in VARIANTS.items() if row.tables or name == results.BASELINE]
+THESIS = [number for number in results.TABLES if number != results.OWN]
 N = 200
 
 
@@ -52,7 +56,7 @@ def fake_profile(variant, side, seed):
         erf=erf,
         distance=(erf * torch.from_numpy(far)).sum((1, 2)),
         exact=[True] * len(layers),
-        summed=erf.mean(0) if variant in figures.OTHERS else None,
+        summed=erf.mean(0) if variant in OTHERS else None,
     )
 
 
@@ -78,11 +82,11 @@ def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True, 
             names = [f"val/{i:04d}" for i in range(N)]
             write_csv(
                 folder / "predictions.csv",
-                records.PREDICTION_COLUMNS,
+                results.PREDICTION_COLUMNS,
                 zip(names, labels, predicted, strict=True),
             )
             epochs = [[e, 0.05, 2.0 / (e + 1), 2.1 / (e + 1), top1 * (e + 1) / 5] for e in range(5)]
-            write_csv(folder / "history.csv", records.HISTORY_COLUMNS, epochs)
+            write_csv(folder / "history.csv", results.HISTORY_COLUMNS, epochs)
             origin = {
                 "commit": "0" * 40,
                 "dirty": False,
@@ -128,22 +132,22 @@ def empty(tmp_path):
 
 
 def test_records_are_read_in_order(full):
-    frame = records.load_records("small", full)
-    assert list(frame.columns) == records.RECORD_COLUMNS
+    frame = results.load_records("small", full)
+    assert list(frame.columns) == results.RECORD_COLUMNS
     assert len(frame) == len(set(ROWS)) and frame["top1"].between(0, 1).all() and (frame["n"] == N).all()
-    assert list(records.load_history("small", "resnet50", root=full).columns) == records.HISTORY_COLUMNS
-    assert records.load_profile("small", "resnet50", root=full).rf.shape == (16, 32, 32)
-    assert records.load_initial("resnet50", full).summed.shape == (56, 56)
+    assert list(results.load_history("small", "resnet50", root=full).columns) == results.HISTORY_COLUMNS
+    assert results.load_profile("small", "resnet50", root=full).rf.shape == (16, 32, 32)
+    assert results.load_initial("resnet50", full).summed.shape == (56, 56)
 
 
 def test_missing_records_name_the_command(empty):
-    assert records.load_records("small", empty).empty
+    assert results.load_records("small", empty).empty
     with pytest.raises(
-        records.MissingRecord, match="python -m ctxnet train --protocol small --variant resnet50"
+        results.MissingRecord, match="python -m ctxnet train --protocol small --variant resnet50"
     ):
-        records.load_predictions("small", "resnet50", root=empty)
-    with pytest.raises(records.MissingRecord, match="python -m ctxnet measure"):
-        records.load_initial("resnet50", empty)
+        results.load_predictions("small", "resnet50", root=empty)
+    with pytest.raises(results.MissingRecord, match="python -m ctxnet measure"):
+        results.load_initial("resnet50", empty)
 
 
 @pytest.mark.parametrize(
@@ -158,32 +162,57 @@ def test_missing_records_name_the_command(empty):
 )
 def test_an_impossible_record_is_refused_with_its_path(tmp_path, change, message):
     fabricate(tmp_path, ["resnet50"], measured=False)
-    folder = records.run_folder("small", "resnet50", root=tmp_path)
+    folder = results.run_folder("small", "resnet50", root=tmp_path)
     record = json.loads((folder / "record.json").read_text()) | change
     record.pop("sha256")
     write_sealed(folder / "record.json", record)
-    with pytest.raises(records.BadRecord, match=message) as caught:
-        records.load_records("small", tmp_path)
+    with pytest.raises(results.BadRecord, match=message) as caught:
+        results.load_records("small", tmp_path)
     assert "runs/resnet50/seed0" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["record.json", "predictions.csv", "context.npz"])
 def test_a_damaged_file_is_refused_with_its_path(tmp_path, name):
     fabricate(tmp_path, ["resnet50"], measured=False)
-    path = records.run_folder("small", "resnet50", root=tmp_path) / name
+    path = results.run_folder("small", "resnet50", root=tmp_path) / name
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(records.BadRecord, match="seed0/" + re.escape(name)):
-        records.load_records("small", tmp_path)
+    with pytest.raises(results.BadRecord, match="seed0/" + re.escape(name)):
+        results.load_records("small", tmp_path)
 
 
 # ---- tables -----------------------------------------------------------------------------------------------
 
 
-def test_every_row_of_the_thesis_is_in_its_table():
-    for name, variant in VARIANTS.items():
-        if variant.table:
-            assert name in tables.TABLES[variant.table][1]
-    assert tables.TABLES["4.5"][1][-1] == "resnet50_random_dilated8_conv"
+def test_rows_name_their_tables(full):
+    shown = results.tables_shown("small", full)
+    assert list(shown) == THESIS and all(rows[0] == "resnet50" for rows in shown.values())
+    assert shown["4.2"] == ["resnet50", "resnet50_perm1", "resnet50_perm1_stages34"]
+    assert shown["4.5"][-1] == "resnet50_random_dilated8_conv" and len(shown["4.5"]) == 7
+    assert {name for rows in shown.values() for name in rows} == set(ROWS)
+
+
+def test_a_row_of_no_table_is_in_that_of_own_rows(tmp_path):
+    fabricate(tmp_path, ["resnet50", "resnet18"], seeds=(0, 1, 2), measured=False)
+    table = words.table(results.OWN, "small", tmp_path)
+    assert list(table.shows) == ["resnet50", "resnet18"] and "thesis %" in table.header  # ResNet-50 has a number there
+    assert "ResNet-18" in words.overview("small", tmp_path) and "ResNet-18" in words.readings(results.OWN, "small", tmp_path)
+    assert words.table("4.6", "context", tmp_path).rows == []
+
+
+def test_own_data_have_no_number_of_the_thesis_beside_them(tmp_path):
+    fabricate(tmp_path, ["resnet50", "resnet50_perm1"], seeds=(0, 1, 2), measured=False)
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["protocols"]["small"]["dataset"] = "data/my_birds"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    frame = results.table("4.1", "small", tmp_path)
+    assert frame[["thesis_top1", "thesis_difference_points", "thesis_parameters_million"]].isna().all(axis=None)
+    said = words.table("4.1", "small", tmp_path).markdown() + words.overview("small", tmp_path)
+    said += words.readings("4.1", "small", tmp_path)
+    assert "thesis" not in said and "90.42" not in said and "ResNet-50" in said
+    assert "not tested" in claims.table("small", tmp_path).caption and claims.write_claims("small", tmp_path) is None
+    assert len(figures.show("5.1", "small", tmp_path).axes) == 1
+    assert "| my\\_birds |" in words.settings_table("small", tmp_path).markdown()
+    assert "no number of the thesis" in str(words.reading_notes("small", tmp_path))
 
 
 def test_parameters_equal_the_contract():
@@ -192,67 +221,67 @@ def test_parameters_equal_the_contract():
         "resnet50_perm1_stages34": 28.227, "resnet50_perm3_enc": 38.598, "resnet50_perm5_attn": 23.508,
         "resnet50_inserted_dilated4": 34.833, "resnet50_random_dilated8": 63.747, "convnext_tiny": 27.820,
     }  # fmt: skip
-    assert {name: tables.parameters_million(name) for name in expected} == expected
+    assert {name: results.parameters_million(name) for name in expected} == expected
 
 
 def test_table_values(full):
-    table = tables.table("4.1", "small", full).set_index("variant")
-    runs = records.load_records("small", full).set_index("variant")
+    table = results.table("4.1", "small", full).set_index("variant")
+    runs = results.load_records("small", full).set_index("variant")
     assert list(table["thesis_top1"]) == [90.42, 90.52, 89.63, 89.81]
     assert table.loc["resnet50_perm3", "top1"] == round(100 * runs.loc["resnet50_perm3", "top1"], 2)
     expected = 100 * (runs.loc["resnet50_perm3", "top1"] - runs.loc["resnet50", "top1"])
     assert math.isclose(table.loc["resnet50_perm3", "difference_points"], expected, abs_tol=0.006)
     assert (table["interval_over"] == "images").all() and (table["n"] == N).all()
     with pytest.raises(ValueError, match="4.1"):
-        tables.table("4.11", "small", full)
+        results.table("4.11", "small", full)
 
 
 def test_several_seeds_give_an_interval_over_seeds(tmp_path):
     fabricate(tmp_path, ["resnet50"], seeds=(0, 1, 2), measured=False)
-    row = tables.table("4.1", "small", tmp_path).iloc[0]
+    row = results.table("4.1", "small", tmp_path).iloc[0]
     assert row["seeds"] == 3 and row["interval_over"] == "seeds and images" and row["low"] < row["top1"] < row["high"]
 
 
 def test_marks_need_three_seeds_of_both_rows_and_survive_holm(tmp_path):
     accuracy = dict.fromkeys(ROWS, 0.5) | {"resnet50_perm1": 0.8, "resnet50_perm3": 0.8}
-    fabricate(tmp_path, tables.TABLES["4.1"][1], seeds=(0, 1, 2, 3), measured=False, accuracy=accuracy)
+    fabricate(tmp_path, results.tables_shown("small", REPO)["4.1"], seeds=(0, 1, 2, 3), measured=False, accuracy=accuracy)
     for seed in (2, 3):  # leaves perm3 two
-        shutil.rmtree(records.run_folder("small", "resnet50_perm3", seed, tmp_path))
-    frame = tables.table("4.1", "small", tmp_path).set_index("variant")
+        shutil.rmtree(results.run_folder("small", "resnet50_perm3", seed, tmp_path))
+    frame = results.table("4.1", "small", tmp_path).set_index("variant")
     assert list(frame["p"].notna()) == [False, True, False, True]
     assert frame.loc["resnet50_perm1", "p_holm"] == min(1, 2 * frame.loc["resnet50_perm1", "p"]) < 0.05
-    text = tables.markdown("4.1", "small", tmp_path)
+    text = words.table("4.1", "small", tmp_path).markdown()
     (marked,) = [line for line in text.splitlines() if line.startswith("|") and "*" in line]
     assert "1 permutation " in marked and "Holm's correction for 2 tests" in text and "† One seed" not in text
-    words = tables.readings("4.1", "small", tmp_path).splitlines()
-    assert words[0].endswith("better.") and "too few seeds: 2 and 4" in words[1] and words[2].endswith("shown.")
+    said = words.readings("4.1", "small", tmp_path).splitlines()
+    assert said[0].endswith("better.") and "too few seeds: 2 and 4" in said[1] and said[2].endswith("shown.")
     note = "Fewer than 3 seeds for all rows but resnet50, resnet50_perm1, resnet50_perm5"
-    assert note in html.build_report("small", tmp_path).read_text(encoding="utf-8")
+    assert words.reading_notes("small", tmp_path)[0].startswith(note)
 
 
 def test_one_seed_is_said_to_cover_images_only_and_never_tested(full):
-    text = tables.markdown("4.1", "small", full)
+    text = words.table("4.1", "small", full).markdown()
     assert text.count("†") == 5 and "the choice of images and nothing else" in text and "No difference is tested" in text
-    assert " † |" in tables.overview("small", full)
-    assert tables.readings("4.1", "small", full).count("too few seeds: 1 and 1") == 3
+    assert " † |" in words.overview("small", full)
+    assert words.readings("4.1", "small", full).count("too few seeds: 1 and 1") == 3
 
 
 def test_a_row_trained_by_its_own_recipe_is_a_second_line(tmp_path):
-    fabricate(tmp_path, tables.TABLES["4.6"][1], measured=False, accuracy={"convnext_tiny": 0.2})
-    assert list(tables.with_own_recipes("4.6", "small", tmp_path)["variant"]) == tables.TABLES["4.6"][1]
+    fabricate(tmp_path, results.tables_shown("small", REPO)["4.6"], measured=False, accuracy={"convnext_tiny": 0.2})
+    assert list(results.with_own_recipes("4.6", "small", tmp_path)["variant"]) == results.tables_shown("small", REPO)["4.6"]
     own = {"convnext_tiny": 0.8}
     fabricate(tmp_path, own, protocol="small_adamw", measured=False, accuracy=own)
-    frame = tables.with_own_recipes("4.6", "small", tmp_path).set_index("variant")
+    frame = results.with_own_recipes("4.6", "small", tmp_path).set_index("variant")
     line, first = frame.loc["small_adamw:convnext_tiny"], frame.loc["convnext_tiny"]
     assert len(frame) == 5 and line["architecture"] == "ConvNeXt-T, own recipe ‡" and line["seeds"] == 1
     assert abs(line["top1"] - 80) < 8 and abs(first["top1"] - 20) < 8
     assert line["difference_points"] == pytest.approx(line["top1"] - frame.loc["resnet50", "top1"], abs=0.02)
     assert (line["thesis_top1"], line["parameters_million"]) == (first["thesis_top1"], first["parameters_million"])
-    text = tables.markdown("4.6", "small", tmp_path)
+    text = words.table("4.6", "small", tmp_path).markdown()
     assert "protocol `small_adamw`" in text and text.count("ConvNeXt-T") == 2
-    assert tables.overview("small", tmp_path).count("`convnext_tiny`") == 2
-    assert len(tables.with_own_recipes("4.5", "small", tmp_path)) == 7
-    assert "small_adamw:convnext_tiny" in (tables.write_tables("small", tmp_path) / "table_4_6.csv").read_text()
+    assert words.overview("small", tmp_path).count("`convnext_tiny`") == 2
+    assert len(results.with_own_recipes("4.5", "small", tmp_path)) == 7
+    assert "small_adamw:convnext_tiny" in (words.write_tables("small", tmp_path) / "table_4_6.csv").read_text()
 
 
 def degrade(root, protocol="degradation", seeds=(0, 1, 2), deep=0.9):
@@ -274,53 +303,53 @@ def degrade(root, protocol="degradation", seeds=(0, 1, 2), deep=0.9):
 def test_degradation_is_read_from_records_of_either_protocol(tmp_path):
     shutil.copy(REPO / "params.yaml", tmp_path / "params.yaml")
     assert degradation.chosen(tmp_path) is None and degradation.table(tmp_path).empty
-    assert "campaign --protocol degradation" in degradation.markdown(tmp_path)
-    assert any("campaign" in t.get_text() for ax in degradation.figure_2_9(tmp_path).axes for t in ax.texts)
+    assert "campaign --protocol degradation" in degradation.shown(tmp_path).markdown()
+    assert any("campaign" in t.get_text() for ax in degradation.curves(tmp_path).axes for t in ax.texts)
     degrade(tmp_path)
     errors = degradation.errors("degradation", "plain56", tmp_path)
     assert errors.shape == (3, 5, 2) and errors[1, -1, 0] == pytest.approx(100 * (1 - 0.1 - 0.01))
-    records_ = records.load_records("degradation", tmp_path).set_index(["variant", "seed"])
+    records_ = results.load_records("degradation", tmp_path).set_index(["variant", "seed"])
     assert errors[2, -1, 1] == pytest.approx(100 * (1 - records_.loc[("plain56", 2), "top1"]))
     table = degradation.table(tmp_path).set_index("network")
     assert table.loc["plain-56", "train_error"] == pytest.approx(89) and list(table["seeds"]) == [3] * 4
-    text = degradation.markdown(tmp_path)
+    text = degradation.shown(tmp_path).markdown()
     assert "plain-56 against plain-20" in text and "(p = 0.001): worse." in text
-    lines = [line for ax in degradation.figure_2_9(tmp_path).axes for line in ax.lines]
+    lines = [line for ax in degradation.curves(tmp_path).axes for line in ax.lines]
     assert len(lines) == 8 and lines[2].get_ydata()[-1] == pytest.approx(89)  # 56 layers, training
     degrade(tmp_path, "degradation_full", seeds=(0,), deep=0.8)
     assert degradation.chosen(tmp_path) == "degradation_full"
-    assert "too few seeds for a verdict" in degradation.markdown(tmp_path)
+    assert "too few seeds for a verdict" in degradation.shown(tmp_path).markdown()
 
 
 def test_degradation_needs_training_errors(tmp_path):
     fabricate(tmp_path, degradation.ROWS, protocol="degradation", measured=False)
-    with pytest.raises(records.BadRecord, match="plain20 seed 0: no train_top1"):
-        degradation.figure_2_9(tmp_path)
+    with pytest.raises(results.BadRecord, match="plain20 seed 0: no train_top1"):
+        degradation.curves(tmp_path)
 
 
 def test_answers_that_disagree_with_their_record_are_refused(tmp_path):
     fabricate(tmp_path, ["resnet50"], seeds=(0, 1), measured=False)
-    folder = records.run_folder("small", "resnet50", 0, tmp_path)
+    folder = results.run_folder("small", "resnet50", 0, tmp_path)
     record = json.loads((folder / "record.json").read_text())
     write_record(folder, record | {"top1": record["top1"] / 2})
-    with pytest.raises(records.BadRecord, match="resnet50 seed 0: predictions.csv gives") as caught:
-        tables.table("4.1", "small", tmp_path)
+    with pytest.raises(results.BadRecord, match="resnet50 seed 0: predictions.csv gives") as caught:
+        results.table("4.1", "small", tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_protocols_are_never_mixed(tmp_path):
     fabricate(tmp_path, ["resnet50"], protocol="small", measured=False)
     fabricate(tmp_path, ["resnet50_perm1"], protocol="quick", measured=False)
-    assert list(tables.table("4.1", "small", tmp_path)["top1"].notna()) == [True, False, False, False]
-    assert list(tables.table("4.1", "quick", tmp_path)["top1"].notna()) == [False, True, False, False]
-    assert tables.table("4.1", "quick", tmp_path)["difference_points"].isna().all()
+    assert list(results.table("4.1", "small", tmp_path)["top1"].notna()) == [True, False, False, False]
+    assert list(results.table("4.1", "quick", tmp_path)["top1"].notna()) == [False, True, False, False]
+    assert results.table("4.1", "quick", tmp_path)["difference_points"].isna().all()
 
 
 def test_tables_are_written_in_full_and_byte_stable(full):
-    folder = tables.write_tables("small", full)
+    folder = words.write_tables("small", full)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert sorted(before) == sorted(f"table_4_{i}.{kind}" for i in range(1, 7) for kind in ("csv", "md"))
-    tables.write_tables("small", full)
+    words.write_tables("small", full)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
     with open(folder / "table_4_5.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
@@ -329,14 +358,14 @@ def test_tables_are_written_in_full_and_byte_stable(full):
 
 def test_missing_rows_are_named_with_the_command(tmp_path):
     fabricate(tmp_path, ["resnet50"], measured=False)
-    text = tables.markdown("4.1", "small", tmp_path)
+    text = words.table("4.1", "small", tmp_path).markdown()
     assert "No record yet: resnet50_perm1" in text and "dvc repro report@small" in text and "90.52" in text
 
 
 def test_context(full, empty):
-    context = tables.context("small", full)
+    context = results.context("small", full)
     assert context["initial_1"].between(0, 1).all() and context["covered"].notna().all()
-    assert len(tables.context_cells("small", empty)[1]) == len(context)
+    assert len(words.context_table("small", empty).rows) == len(context)
 
 
 # ---- claims -----------------------------------------------------------------------------------------------
@@ -382,10 +411,10 @@ def test_claims_hold_fail_and_stay_open_as_the_records_say(tmp_path):
     tested = found["p"].dropna()
     assert (found.loc[tested.index, "p_holm"] >= tested).all()
     assert (found["verdict"] != "open").equals(found["p_holm"] <= 0.05)
-    assert "**holds**" in claims.markdown("small", tmp_path)
+    assert "**holds**" in claims.table("small", tmp_path).markdown()
 
     for seed in (2, 3, 4):  # two seeds left: no part that needs this row is tested any more
-        shutil.rmtree(records.run_folder("small", "hrnet_w18", seed, tmp_path))
+        shutil.rmtree(results.run_folder("small", "hrnet_w18", seed, tmp_path))
     row = verdicts(tmp_path).loc["ConvNeXt > HRNet > ResNet-50 > ViT"]
     assert row["verdict"] == "open" and row["reason"] == "too few seeds for 2 of 3 comparisons"
 
@@ -404,7 +433,7 @@ def test_context_of_trained_networks_is_tested_over_seeds(tmp_path):
     names = ["resnet50", "resnet50_perm1", "resnet50_perm5"]
     fabricate(tmp_path, names, seeds=(0, 1, 2), measured=False)
     part = claims.parts("small", tmp_path).query("quantity == 'early'").iloc[0]
-    seen = records.load_records("small", tmp_path)
+    seen = results.load_records("small", tmp_path)
     means = [np.mean(claims.early_distances("small", name, seen, tmp_path)) for name in names[1::-1]]
     assert math.isclose(part["ours"], 100 * (means[0] - means[1])) and part["reading"] == "shown"
     assert part["seeds_a"] == part["seeds_b"] == 3 and math.isnan(part["thesis"])
@@ -424,24 +453,49 @@ def test_claims_are_written_in_full_and_byte_stable(full):
 # ---- figures ----------------------------------------------------------------------------------------------
 
 
-def test_every_figure_of_chapter_4_and_appendix_b_is_registered():
-    numbers = [f"4.{i}" for i in range(1, 15)] + [f"B.{i}" for i in range(1, 5)]
-    assert set(numbers) <= set(figures.FIGURES)
-    for number in numbers:
-        assert callable(getattr(figures, f"figure_{number.replace('.', '_')}"))
-        assert figures.FIGURES[number].caption.endswith((".", ")")) and len(figures.FIGURES[number].alt) > 30
-        assert set(figures.FIGURES[number].variants) <= set(VARIANTS)
+def test_every_figure_is_registered_once_with_its_facts():
+    known = figures.known_figures()
+    assert list(known) == [
+        "1.1", "1.2", "1.3", *(f"2.{i}" for i in range(1, 10)), *(f"3.{i}" for i in range(1, 5)),
+        *(f"4.{i}" for i in range(1, 15)), "5.1", "A.1", *(f"B.{i}" for i in range(1, 5)),
+    ]  # fmt: skip
+    for about in known.values():
+        assert about.caption.endswith((".", ")")) and len(about.alt) > 30
+        assert set(about.shows) <= set(VARIANTS) and set(about.rests_on) <= set(made.RECORDS)
+
+
+def test_a_figure_carries_its_facts_to_its_output(full):
+    drawn = figures.show("4.2", "small", full)
+    data, metadata = drawn._repr_mimebundle_()
+    facts = metadata["ctxnet"]
+    assert {"image/png", "image/svg+xml", "text/plain"} == set(data) and facts["number"] == "4.2"
+    assert facts["shows"] == ["resnet50_perm1", "resnet50_perm3", "resnet50_perm5"] and facts["rests_on"] == ["measure"]
+    assert facts["networks"] == "full size, 224 px, at initialisation; trained, small (64 px, width ×0.25)"
+    assert json.loads(json.dumps(facts)) == facts
+    plain = figures.show("4.10", "small", full).facts
+    assert plain["shows"] == [] and plain["networks"] == "full size, 224 px, at initialisation"
+
+
+def test_a_figure_is_kept_as_one_file(full):
+    folder = full / "results/small/figures"
+    for number, kind in (("4.1", "svg"), ("4.2", "png")):
+        figures.show(number, "small", full, save=True)
+        (path,) = folder.glob(f"figure_{number.replace('.', '_')}.*")
+        assert path.suffix == f".{kind}"
+        before = path.read_bytes()
+        figures.show(number, "small", full, save=True)
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("number", ["4.1", "4.2", "4.4", "4.10", "4.14", "B.2", "5.1"])
 def test_figures_draw_with_and_without_records(number, full, empty):
-    with_records = figures.present(number, "small", root=full)
-    without = figures.present(number, "small", root=empty)
+    with_records = figures.show(number, "small", full)
+    without = figures.show(number, "small", empty)
     assert with_records.get_size_inches()[0] <= 7.2
     pictures = [ax for ax in _all_axes(with_records) if ax.images or ax.lines]
     assert pictures
-    words = " ".join(text.get_text() for ax in _all_axes(without) for text in ax.texts)
-    assert "ctxnet" in words or "dvc repro" in words
+    said = " ".join(text.get_text() for ax in _all_axes(without) for text in ax.texts)
+    assert "ctxnet" in said or "dvc repro" in said
 
 
 def _all_axes(fig):
@@ -450,64 +504,25 @@ def _all_axes(fig):
 
 def test_a_wrong_figure_number_is_refused():
     with pytest.raises(ValueError, match="4.1"):
-        figures.present("4.15", "small")
+        figures.show("4.15", "small")
 
 
-# ---- report.html ------------------------------------------------------------------------------------------
-
-
-def test_report_is_one_self_contained_page(full):
-    for number in ("4.1", "4.10", "B.1"):
-        figures.present(number, "small", root=full, save=True, notebook="notebooks/04_experiments.ipynb")
-    path = html.build_report("small", full)
-    page = path.read_text(encoding="utf-8")
-    assert path == full / "results" / "small" / "report.html"
-    assert (
-        not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
-        and "<script" not in page
-        and "@import" not in page
-    )
-    for number in tables.TABLES:
-        assert f"<b>Table {number}.</b>" in page
-    assert page.count("<img ") == 3 and "data:image/svg+xml" in page and "data:image/png" in page
-    assert all(f'alt="{figures.FIGURES[n].alt}"' in page for n in ("4.1", "4.10"))
-    assert "Figure 4.2</b> has not been drawn yet" in page
-    assert all(markupsafe.escape(claim.text) in page for claim in claims.CLAIMS)
-    assert "One seed per row" in page and "no machine, 1 cores" in page and "0000000000" in page
-    assert path.stat().st_size < 10e6
-    html.build_report("small", full)
-    assert page == path.read_text(encoding="utf-8")
-
-
-def test_what_a_record_says_is_text_and_never_markup(tmp_path):
-    root = fabricate(tmp_path, ["resnet50"])
-    path = records.run_folder("small", "resnet50", 0, root) / "provenance.json"
-    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-    write_json(path, json.loads(path.read_text()) | {"device": evil, "commit": evil})
-    page = html.build_report("small", root).read_text(encoding="utf-8")
-    assert "<script" not in page and "<img src=x" not in page and "&lt;script&gt;" in page
-
-
-def test_report_without_any_record_says_what_to_do(empty):
-    page = html.build_report("small", empty).read_text(encoding="utf-8")
-    assert "dvc repro report@small" in page and "0 finished runs" in page
-    with pytest.raises(ValueError, match="small"):
-        html.build_report("smal", empty)
+# ---- the table in README ------------------------------------------------------------------------------------------------
 
 
 def test_readme_shows_the_committed_records():
     text = (REPO / "README.md").read_text()
-    assert tables.overview("small", REPO) in text, "renew it: python -m ctxnet report --protocol small --readme README.md"
+    assert words.overview("small", REPO) in text, "renew it: python -m ctxnet report --protocol small --readme README.md"
 
 
 def test_overview_replaces_only_what_stands_between_its_markers(tmp_path):
     fabricate(tmp_path)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- table: rows -->\nold\n<!-- end -->\nafter\n")
-    tables.write_overview(page, "small", tmp_path)
+    words.write_overview(page, "small", tmp_path)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
     assert text.count("`resnet50`") == 1 and "`vit_base_patch16_224`" in text
     page.write_text("nothing to replace")
     with pytest.raises(ValueError, match="page.md"):
-        tables.write_overview(page, "small", tmp_path)
+        words.write_overview(page, "small", tmp_path)

@@ -10,14 +10,23 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_report import fabricate
 
-from ctxnet.report import tables
-from ctxnet.site import build_site, chapters, made, pdf, search
+from ctxnet.paper import figures, words
+from ctxnet.paper.book import build_site, chapters, made, pdf, search
+from ctxnet.paper.cards import write_cards
+from ctxnet.paper.figures.atlas import draw_network
 
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, pdf.BROWSERS)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-PIXEL = base64.b64encode((ROOT / "results/small/figures/figure_1_1.png").read_bytes()).decode()
+PIXEL = base64.b64encode((ROOT / "results/atlas/vgg16/context.png").read_bytes()).decode()
+
+
+def shown(thing):
+    """The output of a cell that ends with a figure or a table."""
+    data, metadata = thing._repr_mimebundle_()
+    return new_output("execute_result", execution_count=1, data=data, metadata=metadata)
 
 
 def executed(folder):
@@ -30,14 +39,16 @@ def executed(folder):
         new_markdown_cell(
             "## 4.1 What is measured\n\nA side $r_l$ of\n\n$$r_l = r_{l-1} + \\left\\lVert k \\right\\rVert_2 \\tag{7}$$"
         ),
-        new_code_cell('show("4.1")', outputs=[new_output(**result, data={"image/png": PIXEL, "text/plain": "<Figure>"})]),
-        new_code_cell('draw_network("vgg16", root)', outputs=[new_output(**result, data={"image/png": PIXEL})]),
+        new_code_cell("a", outputs=[shown(figures.show("4.1", "small", ROOT))]),
+        new_code_cell("b", outputs=[shown(draw_network("vgg16", ROOT))]),
+        new_code_cell("plt.plot(x)", outputs=[new_output(**result, data={"image/png": PIXEL})]),
         new_code_cell("x = 1\nassert x\nassert x == 1"),
         new_code_cell(
-            "%matplotlib inline\nexplorer()", outputs=[new_output(**result, data={"text/plain": "VBox(children=())"})]
+            "%matplotlib inline\nexplorer()",
+            outputs=[new_output(**result, data={"text/plain": "VBox()"}, metadata={"ctxnet": {"widget": True}})],
         ),
         new_markdown_cell("## 4.3 Table\n\n### Quagga\n\nOnly here stands the word quagga."),
-        new_code_cell("t", outputs=[new_output(**result, data={"text/markdown": tables.markdown("4.1", "small", ROOT)})]),
+        new_code_cell("t", outputs=[shown(words.table("4.1", "small", ROOT))]),
         new_code_cell("print(1)", outputs=[new_output("stream", name="stdout", text="a < b\n")]),
     ]
     nbformat.write(new_notebook(cells=cells), folder / "04_experiments.ipynb")
@@ -89,8 +100,8 @@ def test_every_link_leads_somewhere_without_a_network(site):
 
 def test_a_chapter_shows_what_the_notebook_shows(site):
     page = (site / "04_experiments.html").read_text()
-    assert page.count("<figure") == 2 and 'id="figure-4-1"' in page and "figures/figure_4_1.svg" in page
-    caption = json.loads((ROOT / "results/small/figures/figure_4_1.json").read_text())["caption"]
+    assert page.count("<figure") == 3 and 'id="figure-4-1"' in page and "figures/figure_4_1.svg" in page
+    caption = figures.FIGURES["4.1"].caption
     assert caption[:60] in page and "vgg16: on the left the mean distance" in page
     assert "<summary>Code: 2 checks passed</summary>" in page and "<summary>Parameters</summary>" in page
     assert (
@@ -152,20 +163,69 @@ def test_every_formula_of_the_chapters_is_drawn():
 
 
 def test_only_a_site_is_replaced(site, tmp_path):
+    def build(out, executed=site.parent / "executed", protocol="small"):
+        return build_site(protocol, tmp_path / out, ROOT, executed=executed)
+
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
-    with pytest.raises(ValueError, match="letters: holds something else"):
-        build_site("small", tmp_path / "letters", ROOT, executed=site.parent / "executed")
+    with pytest.raises(ValueError, match="letters: holds 'a.txt', which was not made here"):
+        build("letters")
     assert (tmp_path / "letters" / "a.txt").exists()
     with pytest.raises(ValueError, match="did you mean 'small'"):
-        build_site("smal", tmp_path / "new", ROOT)
+        build("new", protocol="smal")
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match="no executed chapters.*dvc repro report@small"):
-        build_site("small", tmp_path / "new", ROOT, executed=tmp_path / "none")
+        build("new", tmp_path / "none")
     (tmp_path / "none" / "a.ipynb").write_text("{")
     with pytest.raises(ValueError, match="a.ipynb: not a notebook"):
-        build_site("small", tmp_path / "new", ROOT, executed=tmp_path / "none")
-    assert not (tmp_path / "new").exists()
+        build("new", tmp_path / "none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["letters", "none"]  # nothing half built is left
+
+
+def test_a_site_with_a_file_of_somebody_is_left_alone(site, tmp_path):
+    copy = shutil.copytree(site, tmp_path / "site")
+    (copy / "figures" / "mine.txt").write_text("dear")
+    mark = json.loads((copy / "site.json").read_text())
+    assert "index.html" in mark["files"]
+    with pytest.raises(ValueError, match=r"figures/mine.txt"):
+        build_site("small", copy, ROOT, executed=site.parent / "executed")
+    (copy / "figures" / "mine.txt").unlink()
+    (copy / "index.html").write_text("old")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("dear")
+    (copy / "link").symlink_to(outside)
+    with pytest.raises(ValueError, match="link"):
+        build_site("small", copy, ROOT, executed=site.parent / "executed")
+    (copy / "link").unlink()
+    build_site("small", copy, ROOT, executed=site.parent / "executed")
+    assert (copy / "index.html").read_text() != "old" and (outside / "keep").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    linked = tmp_path / "linked"
+    linked.symlink_to(copy)
+    with pytest.raises(ValueError, match="is no folder"):
+        build_site("small", linked, ROOT, executed=site.parent / "executed")
+
+
+def test_what_a_record_says_is_text_and_never_markup(tmp_path):
+    root = fabricate(tmp_path, ["resnet50"])
+    shutil.copy(ROOT / "dvc.yaml", root)
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    path = root / "results/small/runs/resnet50/seed0/provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": evil, "commit": "--output=" + evil}))
+    write_cards("small", root)
+    (root / "executed").mkdir()
+    said = words.Table(["said"], [[words.plain(f"a|b `c` {evil}")]])
+    assert said.markdown().count("|") == 7  # no cell more than there is
+    cells = [new_markdown_cell("# 4"), new_code_cell("t", outputs=[shown(said)])]
+    cells += [new_code_cell("f", outputs=[shown(figures.show("4.1", "small", root))])]
+    nbformat.write(new_notebook(cells=cells), root / "executed/04.ipynb")
+    build_site("small", root / "site", root, executed=root / "executed")
+    for page in (root / "site").rglob("*.html"):
+        text = page.read_text()
+        assert "<script>" not in text and "<img src=x" not in text, page.name
+        assert not re.search(r'(?:id|href)="[^"]*[<>]', text), page.name
+    assert "&lt;script&gt;" in (root / "site/made.html").read_text()
 
 
 def test_equal_results_give_equal_pages(site, tmp_path):

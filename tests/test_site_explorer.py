@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from ctxnet.files import read_sealed, sha256, write_sealed
-from ctxnet.site import explorer
-from ctxnet.site.explorer import write_explorer
+from ctxnet.paper.book import explorer
+from ctxnet.paper.book.explorer import write_explorer
 from ctxnet.training import load_params, measure_lattice
 
 SITE = Path(explorer.__file__).parent

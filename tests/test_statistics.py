@@ -15,8 +15,8 @@ import pytest
 from scipy import stats
 
 from ctxnet.__main__ import main
-from ctxnet.report import statistics, tables
-from ctxnet.report.records import load_records
+from ctxnet.paper import statistics, tables
+from ctxnet.paper.results import load_records
 
 REPO = Path(__file__).parents[1]
 SD = 0.02  # of top-1 between seeds

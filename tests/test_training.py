@@ -15,7 +15,7 @@ from fastai.callback.core import Callback
 
 import ctxnet
 from ctxnet.measure import ContextProfile
-from ctxnet.report.records import load_history
+from ctxnet.paper.results import load_history
 from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
 from ctxnet.training.protocol import identity
 from ctxnet.training.schedule import learning_rate, reseed
@@ -336,7 +336,7 @@ def test_a_diverging_run_leaves_no_record(project):
     [
         ({"learning_rat": 0.1}, "learning_rate"),
         ({"epochs": "3"}, "protocols.quick.epochs"),
-        ({"epochs": 0}, "must be positive"),
+        ({"epochs": 0}, "nearest valid value: 1"),
         ({"flip": 1}, "type bool"),
         ({"device": "gpu"}, "unknown device"),
         ({"min_crop": 1.5}, "nearest valid value: 1.0"),

@@ -8,7 +8,8 @@ from ..extras import require
 
 require("train", user=__name__)
 
-from .measures import erf_share, measure, multiply_adds
+from ..measure.summary import erf_share
+from .measures import measure, multiply_adds
 from .names import find_row
 from .records import load_stages, measure_rows, read_record, read_records, write_tables
 from .rows import FAMILIES, ROWS

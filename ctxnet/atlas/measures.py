@@ -4,7 +4,6 @@ import math
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..data import normalise, probe
 from ..measure import ContextProfile, calibrate, context_profile, residual_blocks
 from ..measure.receptive_field import Reach
+from ..measure.summary import erf_share, rf_side
 
 SHARES = (0.5, 0.9, 0.99)  # parts of the effective receptive field whose pixels are counted
 DEPTHS = 4  # stages that are shown
@@ -112,35 +112,6 @@ def _attention_flops(query, key, value, *args, out_shape=None, **kwargs):
 
 # torch counts attention on a GPU; on a CPU it has no formula for it and would count nothing.
 _ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-
-
-def erf_share(erf, part):
-    """Share of the image's pixels, 0 … 1, that hold ``part`` of an effective receptive field: the fewest that do.
-
-    Args:
-        erf: (H, W), not negative; need not sum to 1.
-        part: 0 … 1.
-
-    Raises:
-        ValueError: for a ``part`` outside of its range, or a map without any effect.
-    """
-    if not 0 < part <= 1:
-        raise ValueError(f"part={part} is not in 0 … 1; nearest valid value: {1 if part > 1 else 'just above 0'}")
-    strongest = np.sort(np.asarray(erf, dtype=np.float64), axis=None)[::-1]
-    total = strongest.sum()
-    if not (np.isfinite(total) and total > 0):
-        raise ValueError(f"erf sums to {total}; expected a positive, finite sum")
-    count = np.searchsorted(strongest.cumsum(), part * total * (1 - 1e-12)) + 1
-    return round(float(min(count, strongest.size) / strongest.size), 6)
-
-
-def rf_side(mask):
-    """Longer side, in pixels, of the box around a receptive field (H, W); it ends at the border of the image."""
-    mask = torch.as_tensor(mask)
-    if not mask.any():
-        return 0
-    rows, cols = mask.any(1).nonzero(), mask.any(0).nonzero()
-    return int(max(rows.max() - rows.min(), cols.max() - cols.min())) + 1
 
 
 def stages(maps):

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from ..extras import require
+from ..files import stable_hash
 from ..naming import require_known, unknown_name
 from .rows import ROWS, Row, timm_model, torchvision_model
 
@@ -47,14 +48,21 @@ def find_row(name):
 
 
 def folder_name(name, weights=""):
-    """The folder of a name's record: ``path/to/file.py:function`` becomes ``file.function``; weights are appended.
+    """The folder of a name's record: ``path/to/file.py:function`` becomes ``file.function-<digest>``; weights are appended.
 
-    ``timm:`` and ``torchvision:`` stay in it, with a dot.
+    The digest is of what the name says in full, so that no two of them share a folder: ``one/model.py:make`` and
+    ``two/model.py:make`` do not, nor do names that only differ in what a folder's name cannot hold. ``timm:`` and
+    ``torchvision:`` stay in it, with a dot.
     """
+    said, short = f"{name}+{weights}" if weights else name, name
     if ".py:" in name:
         path, _, function = name.rpartition(":")
-        name = f"{Path(path).stem}.{function}"
-    return re.sub(r"[^\w.+-]+", ".", f"{name}+{weights}" if weights else name)
+        short = f"{Path(path).stem}.{function}"
+    if weights:
+        short = f"{short}+{Path(weights).stem if weights.startswith('file:') else weights}"
+    short = re.sub(r"[^\w.+-]+", ".", short)
+    plain = short == said or (short == said.replace(":", ".", 1) and name.startswith(PREFIXES))
+    return short if plain else f"{short[:100]}-{stable_hash(said)[:8]}"
 
 
 def _timm_row(name):

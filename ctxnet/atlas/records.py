@@ -18,6 +18,7 @@ from ..files import (
     atomic_path,
     read_sealed,
     remove_partials,
+    renew,
     run_folder,
     sha256,
     stable_hash,
@@ -27,14 +28,16 @@ from ..files import (
 )
 from ..locking import one_writer
 from ..measure import ContextProfile
+from ..measure.summary import erf_share
 from ..tensors import read_weights
-from .measures import SHARES, erf_share, measure, probe_images, shown_stages, stages, throughput
+from .measures import SHARES, measure, probe_images, shown_stages, stages, throughput
 from .names import find_row, folder_name
 from .rows import FAMILIES, ROWS
 
 FORMAT = 1  # to be raised with every change of what a record says, so that all are made again
 FOLDER = Path("results") / "atlas"
 IMAGES, SEED = 2, 0  # of the probe set; two, because normalisation of a 1×1 map needs more than one
+FILE = "file:"  # before the path of weights
 DECADES = 4  # of the effective receptive field that a stored map keeps, counted down from the strongest pixel
 COLUMNS = [
     "name", "label", "family", "source", "weights", "size_px", "parameters", "multiply_adds", "blocks",
@@ -84,8 +87,9 @@ def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_si
         for name, row in bar:
             bar.set_postfix_str(name)
             try:
+                labelled = None if state is None else (f"{FILE}{Path(weights).as_posix()}", state)
                 folder, fresh = measure_row(
-                    name, row, root=root, weights=(Path(weights).stem, state) if state is not None else None,
+                    name, row, root=root, weights=labelled,
                     pretrained=pretrained, input_size=input_size, images=images,
                 )  # fmt: skip
                 (measured if fresh else kept).append(folder)
@@ -130,12 +134,20 @@ def measure_row(name, row, *, root=".", weights=None, pretrained=False, input_si
         )  # fmt: skip
         about = {} if name in ROWS else {"label": row.label, "family": row.family, "source": row.source}
         record = about | {
-            "name": name, "weights": label or "initial",
+            "name": name, "weights": _shown(label),
             "key": stable_hash(key), "images": images, "small": row.small if not label else "", "shown": shown,
             "files": {"stages.npz": sha256(folder / "stages.npz")},
         } | result.values  # fmt: skip
         write_sealed(folder / "record.json", record)  # last of all files: it vouches for the other
     return folder, True
+
+
+def _shown(label):
+    """What a record calls its weights; a file called ``initial`` or ``pretrained`` is neither."""
+    stem = Path(label).stem
+    if not label.startswith(FILE):
+        return label or "initial"
+    return f"file {stem}" if stem in ("initial", "pretrained") else stem
 
 
 def _build(name, row, weights, pretrained):
@@ -239,7 +251,7 @@ def read_record(folder):
     record = read_sealed(folder / "record.json")
     for name, digest in record["files"].items():
         if not (folder / name).exists() or sha256(folder / name) != digest:
-            raise ValueError(f"{folder / name}: damaged or not of this record; delete the folder and measure again")
+            raise ValueError(f"{folder / name}: damaged or not of this record; {renew(folder / name)}")
     return record
 
 

@@ -104,9 +104,10 @@ def _of_the_thesis(name):
     variant = VARIANTS[name]
     if isinstance(variant.arch, str):
         family = {"vit_base_patch16_224": "attention"}.get(name, "residual")
-        return Row(variant.label, family, partial(timm_row, name), 224, f"thesis, Table {variant.table}; timm", "", name)
+        return Row(variant.label, family, partial(timm_row, name), 224, f"thesis, Table {variant.tables[0]}; timm", "", name)
     family, label = ("thesis blocks", f"ResNet-50, {variant.label}") if variant.args else ("residual", variant.label)
-    where = f"thesis, Table {variant.table}" if variant.table else ("thesis, §3.5" if variant.args else "thesis, §2.1")
+    in_thesis = variant.thesis_top1 and variant.tables
+    where = f"thesis, Table {variant.tables[0]}" if in_thesis else ("thesis, §3.5" if variant.args else "thesis, §2.1")
     return Row(label, family, partial(thesis_model, name), 224, f"{where}; ctxnet", "", name)
 
 
@@ -129,7 +130,7 @@ def _cifar(name, label):
 # ResNet the identity at first, so that its blocks would use no context at all.
 _ONE = {"zero_init_last": False}
 _SEGMENTED = r"backbone\.layer\d\.\d+|classifier\.[04]"
-THESIS = [name for name, variant in VARIANTS.items() if variant.table or variant.args or name == "resnet50"]
+THESIS = [name for name, variant in VARIANTS.items() if variant.tables or name == "resnet50"]
 
 ROWS = {
     "lenet5": _own("LeNet-5", "classical", LeNet5, 32, "LeCun et al. 1998"),

@@ -21,6 +21,12 @@ def require_quarters(channels):
     return channels
 
 
+def memory_format(x):
+    """How a map (N, C, H, W) lies in memory: channels last, or as usual."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class ContextBlock(nn.Module):
     """Fills the context slot of a residual block: (N, C, H, W) in, (N, ``out_channels``, H, W) out.
 

@@ -31,6 +31,11 @@ class _Gather(torch.autograd.Function):
         return grad.flatten(1, 2).index_select(1, inverse).unflatten(1, (grad.shape[1], -1)).sum(2), None, None
 
 
+def gather_index(x, order, inverse):
+    """The positions of x (N, P, C) in the given order (P,); ``inverse`` is its inverse, for the gradient."""
+    return _Gather.apply(x, order, inverse).squeeze(2)
+
+
 def gather_tables(order):
     """Flat gather index and its inverse for (copies, P) permutations, the copies of one position side by side."""
     copies, count = order.shape

@@ -53,3 +53,38 @@ def relative_positions(index, width):
     """
     here = np.arange(index.shape[1])
     return np.stack([index // width - here // width, index % width - here % width])
+
+
+def cycle(tile, height, width, *, seed=0, layer=""):
+    """A permutation of the positions of a map that is one random ring within each ``tile`` × ``tile`` square.
+
+    Args:
+        tile: side of the squares, cut at the lower and right border; 0: the whole map.
+
+    Returns:
+        int64 array (height·width,): entry p is the position shown at p, never p itself unless its square has no other.
+    """
+    positions = np.arange(height * width).reshape(height, width)
+    rows, columns = (min(tile, size) or size for size in (height, width))
+    keys = _raw(height * width, "cycle", seed, layer, height, width, tile)
+    order = np.empty(height * width, dtype=np.int64)
+    for top in range(0, height, rows):
+        for left in range(0, width, columns):
+            square = positions[top : top + rows, left : left + columns].ravel()
+            ring = square[np.argsort(keys[square], kind="stable")]
+            order[ring] = np.roll(ring, -1)
+    return order
+
+
+def tile_offset(tile, height, width, *, seed=0, layer=""):
+    """(rows, columns) from one position of a ``tile`` × ``tile`` square to another one, both random.
+
+    Args:
+        tile: side of the square, at most that of the map; 0: the whole map.
+
+    Returns:
+        Two ints; 0, 0 on a map of one position.
+    """
+    rows, columns = (min(tile, size) or size for size in (height, width))
+    here, there = np.argsort(_raw(rows * columns, "tile offset", seed, layer, rows, columns), kind="stable")[[0, -1]]
+    return int(there // columns - here // columns), int(there % columns - here % columns)

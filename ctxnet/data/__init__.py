@@ -10,6 +10,7 @@ require("train", user=__name__)
 from ctxnet.data import imagenette, probe
 from ctxnet.data.loaders import IMAGENET_MEAN, IMAGENET_STD, loaders, normalise
 from ctxnet.data.prepared import Prepared, load_prepared, one_preparer, reuse, save_prepared
+from ctxnet.files import stable_hash
 from ctxnet.naming import unknown_name
 
 __all__ = [
@@ -47,24 +48,42 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
     source = root / Path(name).expanduser()
     if not source.exists():
         raise unknown_name("dataset (and no such folder or tar)", name, ["probe", "imagenette"])
-    folder = root / "data" / f"{source.resolve().name.split('.')[0]}-{size}"
-    return imagenette.prepare(source, folder, size, dataset=name, progress=progress)
+    called = source.resolve().name.split(".")[0]
+    if called in ("probe", "imagenette"):  # a name is not enough to be one of these
+        called += "-own"
+    return imagenette.prepare(
+        source, root / "data" / f"{called}-{size}", size, dataset=name, origin=_place(source), progress=progress
+    )
+
+
+def _place(source):
+    """Stands for the place of a source in a manifest, without telling it."""
+    return stable_hash(str(source.resolve()))[:16]
 
 
 def _prepare_imagenette(source, size, root, progress):
     folder = root / "data" / f"imagenette-{size}"
-    have_source = source or os.environ.get("CTXNET_DATA") or (root / "data" / "imagenette2-224").is_dir()
-    if not have_source:  # do not download again what has been prepared
+    given = source or os.environ.get("CTXNET_DATA") or ""
+    if not given and not (root / "data" / "imagenette2-224").is_dir():  # do not download again what has been prepared
         manifest = folder / "manifest.json"
         if not manifest.exists():
             with one_preparer(folder):  # puts back what a killed process had moved aside
                 pass
         if manifest.exists():
-            return load_prepared(folder)
+            return _require_imagenette(load_prepared(folder), folder)
     found = imagenette.find_source(source, root, image_size=size, progress=progress)
-    return imagenette.prepare(
-        found, folder, size, expected=imagenette.COUNTS, verified=not have_source, progress=progress
-    )
+    origin = _place(root / Path(given).expanduser()) if given else ""
+    return imagenette.prepare(found, folder, size, expected=imagenette.COUNTS, origin=origin, progress=progress)
+
+
+def _require_imagenette(prepared, folder):
+    """``prepared`` if it was made from Imagenette, where this project looks for it by itself."""
+    counts = {"train": len(prepared.train_ids), "valid": len(prepared.valid_ids)}
+    official = sorted(prepared.classes) == sorted(imagenette.CLASSES.values()) and counts == imagenette.COUNTS
+    if prepared.dataset != "imagenette" or not official or prepared.origin.get("from"):
+        where = "a source given by path" if official else f"{len(prepared.classes)} classes, {sum(counts.values())} images"
+        raise ValueError(f"{folder}: was prepared from another source ({where}); give that one again, or move it away")
+    return prepared
 
 
 def _prepare_probe(settings, size, folder):

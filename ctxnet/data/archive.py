@@ -20,6 +20,7 @@ from ctxnet.files import atomic_path, sha256
 MAX_ENTRIES = 200_000
 MAX_BYTES = 50 * 2**30
 BOMB_BYTES, BOMB_RATIO = 2**30, 100  # above so many bytes an archive may not unpack to so many times its size
+MAX_DEPTH = 32  # folders within folders; every one of them is made, and unpacking goes down them one by one
 MAX_HEADER = 2**16  # a long name; tarfile reads it whole
 
 
@@ -87,6 +88,8 @@ class _Entry(tarfile.TarInfo):
 def _check_member(archive, member, seen):
     """Refuse an entry that is no plain file or folder of its own; ``seen`` says of earlier paths whether they
     are folders."""
+    if member.name.count("/") > 2 * MAX_DEPTH or len(PurePosixPath(member.name).parts) > MAX_DEPTH:
+        raise ValueError(f"{archive}: entry {member.name[:80]!r}… is over {MAX_DEPTH} folders deep; nothing was unpacked")
     path, windows = PurePosixPath(member.name), PureWindowsPath(member.name)
     if path.is_absolute() or windows.drive or windows.root or ".." in windows.parts or "\0" in member.name:
         raise ValueError(f"{archive}: entry {member.name!r} would leave the folder; nothing was unpacked")
@@ -99,16 +102,22 @@ def _check_member(archive, member, seen):
 
 
 def _check_members(archive, tar):
-    """All entries of an open tar, refused if one of them or their number or size is hostile; and their size."""
+    """All entries of an open tar, refused if one of them or their number or size is hostile; and their size.
+
+    Reads on to the end of the file: what a compressed one says of itself, its checksum, comes after the tar's end."""
     members, size, seen = [], 0, {}
     limit = min(MAX_BYTES, max(BOMB_BYTES, BOMB_RATIO * archive.stat().st_size))
     for member in tar:
         _check_member(archive, member, seen)
         members.append(member)
         size += member.size
-        if len(members) > MAX_ENTRIES or size > limit:
+        if max(len(members), len(seen)) > MAX_ENTRIES or size > limit:  # folders that are only implied are in `seen`
             raise ValueError(f"{archive}: over {MAX_ENTRIES} entries or {limit} bytes; nothing was unpacked")
-    return members, size
+    while block := tar.fileobj.read(2**20):
+        size += len(block)
+        if size > limit:
+            raise ValueError(f"{archive}: over {limit} bytes; nothing was unpacked")
+    return members, sum(member.size for member in members)
 
 
 def extract(archive, folder, *, progress=True):
@@ -139,8 +148,9 @@ def extract(archive, folder, *, progress=True):
         os.replace(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        damaged = isinstance(error, (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError))
+        damaged = isinstance(error, (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, MemoryError, RecursionError))
         if damaged or (isinstance(error, OSError) and error.errno is None):  # such as gzip.BadGzipFile
-            raise ValueError(f"{archive}: cannot be unpacked ({str(error).splitlines()[0].rstrip(':')})") from None
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+            raise ValueError(f"{archive}: cannot be unpacked ({reason})") from None
         raise
     return folder

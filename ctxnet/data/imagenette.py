@@ -6,7 +6,6 @@ once into uint8 arrays: short side to the wanted size, centre crop.
 """
 
 import os
-import time
 import warnings
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ctxnet.data.archive import download, extract
 from ctxnet.data.preflight import Preflight, decode, read_checksums
-from ctxnet.data.prepared import one_preparer, reuse, save_prepared
+from ctxnet.data.prepared import one_preparer, reuse, save_prepared, save_source_state, source_state
 from ctxnet.files import stable_hash
 
 CLASSES = {
@@ -164,12 +163,13 @@ def read_image(path, image_size):
 
 
 def _check_classes(source, classes, files, expected):
-    """Refuse a source that has Imagenette's classes, but not its number of images."""
+    """Refuse a source that is not Imagenette by its classes and numbers of images: a record would call it that."""
     if set(classes) != set(CLASSES):
         known = len(set(classes) & set(CLASSES))
-        text = f"{source}: {len(classes)} classes, {known} of Imagenette's 10; `dataset: <folder>` would be its right name"
-        warnings.warn(text, stacklevel=3)
-        return
+        raise ValueError(
+            f"{source}: {len(classes)} classes, {known} of Imagenette's 10, so it is not Imagenette; give the folder "
+            "itself as `dataset`"
+        )
     for split, n in expected.items():
         if len(files[split]) != n:
             raise ValueError(
@@ -186,14 +186,15 @@ def _stat(path):
 
 
 def _listing(files, sums):
-    """Hash of names and sizes of the source files, and the time of the newest change, of the checksums too.
+    """Hash of names and sizes of the source files, and one of their times too and of the list of checksums.
 
-    The time of a change of status counts as well: a file put in another's place can have an old date.
+    Times are compared, not ordered: clocks are set back. That of a change of status is among them, because a file put
+    in another's place can have an old date.
     """
     stats = [(name, _stat(path)) for split in files.values() for name, path, _ in split]
     listing = stable_hash([(name, s.st_size) for name, s in stats])
-    times = [max(s.st_mtime, s.st_ctime) for s in [*(s for _, s in stats), *([_stat(sums)] if sums else [])]]
-    return listing, max(times)
+    every = [*(s for _, s in stats), *([_stat(sums)] if sums else [])]
+    return listing, stable_hash([listing, *((s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in every)])
 
 
 def _contents(files, checksums, *, progress):
@@ -205,7 +206,7 @@ def _contents(files, checksums, *, progress):
     return check.finish()
 
 
-def prepare(source, folder, image_size=224, *, dataset="imagenette", expected=None, verified=False, progress=True):
+def prepare(source, folder, image_size=224, *, dataset="imagenette", expected=None, origin="", progress=True):
     """Decode a train/val folder once into ``folder``; reuse what is there if it is complete and the source
     has not changed.
 
@@ -217,7 +218,7 @@ def prepare(source, folder, image_size=224, *, dataset="imagenette", expected=No
         folder: the prepared folder to make, e.g. ``data/imagenette-64``.
         image_size: side S of the square images, px, at least 8.
         expected: number of images by split, such as ``COUNTS``, required of a source with Imagenette's classes.
-        verified: the files come from an archive whose hash was compared, so damage need not be guessed at.
+        origin: where the source was said to be; a set from elsewhere is not reused. Empty: where the project looks.
 
     Returns:
         Prepared; classes are in the order of their folder names, WordNet ids of Imagenette given their
@@ -233,23 +234,27 @@ def prepare(source, folder, image_size=224, *, dataset="imagenette", expected=No
     if expected:
         _check_classes(source, classes, files, expected)
     checksums = read_checksums(source)
-    listing, newest = _listing(files, checksums[0])
+    if len(classes) == 1:
+        warnings.warn(f"{source}: one class alone, {classes[0]}: every answer is right and nothing learned", stacklevel=2)
+    listing, state = _listing(files, checksums[0])
+    place = {"from": origin} if origin else {}
 
     def is_current(manifest):
-        wanted = (image_size, dataset, listing)
-        if (manifest["image_size"], manifest["dataset"], manifest["origin"].get("listing")) != wanted:
+        said = manifest["origin"]
+        if (manifest["image_size"], manifest["dataset"]) != (image_size, dataset):
             return False
-        path, now = Path(folder) / "manifest.json", time.time()
-        if newest > path.stat().st_mtime:
-            if manifest["origin"]["contents"] != _contents(files, checksums, progress=progress):
+        if (said.get("listing"), said.get("from", "")) != (listing, origin):
+            return False
+        if source_state(folder) != state:
+            if said["contents"] != _contents(files, checksums, progress=progress):
                 return False
-            os.utime(path, (now, now))  # the time before the look, so that a change during it is seen next time
+            save_source_state(folder, state)  # as it was before the look, so that a change during it is seen next time
         return True
 
     with one_preparer(folder):
         if found := reuse(folder, is_current):
             return found
-        check = Preflight(checksums, trusted=verified)
+        check = Preflight(checksums)
         blank = np.zeros((image_size, image_size, 3), np.uint8)
         total = sum(len(split) for split in files.values())
         with tqdm(total=total, unit="image", desc=f"prepare {Path(folder).name}", disable=not progress) as bar:
@@ -266,5 +271,6 @@ def prepare(source, folder, image_size=224, *, dataset="imagenette", expected=No
                 image_size=image_size,
                 classes=[CLASSES.get(c, c) for c in classes],
                 splits={s: ([f[0] for f in files[s]], [f[2] for f in files[s]], images(s)) for s in files},
-                origin=lambda: {"listing": listing, "contents": check.finish()},
+                origin=lambda: {"listing": listing, "contents": check.finish(), **place},
+                state=state,
             )

@@ -1,8 +1,7 @@
 """The look at every image file of a source before anything is trained on it.
 
 It happens while a source is decoded, so that each file is read once, and refuses the source in one line.
-Against a list of SHA-256 sums every damage is found. Without one, what the formats give away is: PNG has
-checksums of its own; in a JPEG the decoder must need all of the data and no more.
+Against a list of SHA-256 sums, or an archive's own, every damage is found. Without one, only what Pillow notices is.
 """
 
 import hashlib
@@ -20,79 +19,8 @@ MIN_SIDE = 8  # px; smaller ones are placeholders, and image_size is at least as
 MAX_PIXELS = 90_000_000  # decoded, 270 MB
 MAX_FILE_BYTES = 2**29
 
-_MARKER = re.compile(rb"\xff[^\x00]")  # FF 00 stands for a data byte FF
-_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_RESTARTS = range(0xD0, 0xD8)
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_BASELINE = (0xC0, 0xC1)
-_AFTER_SCAN = {0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
-_JUNK = 2  # bytes some encoders leave between data and end marker; two images of ImageNet have one
+_BAND = 256  # lines of an image
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # a line of an error or a CSV file cannot hold them
-
-
-def _jpeg_scans(data):
-    """The frame marker of a JPEG, and where the data of each of its scans ends.
-
-    Raises:
-        ValueError: a marker within a scan that cannot be there, or no end of the image.
-    """
-    frame, ends, at, inside = None, [], 2, False
-    while found := _MARKER.search(data, at):
-        at = found.start() + 1
-        while data[at : at + 1] == b"\xff":  # any number of them may precede a marker
-            at += 1
-        marker = data[at] if at < len(data) else _END_OF_IMAGE
-        at += 1
-        if marker == 0 or marker == 1 or marker in _RESTARTS:
-            continue
-        if inside:
-            ends.append(found.start())
-            if marker not in _AFTER_SCAN:
-                raise ValueError(f"damaged: marker {marker:02X} within the image data")
-        if marker == _END_OF_IMAGE:
-            return frame, ends
-        if marker in _FRAMES:
-            frame = marker
-        at += int.from_bytes(data[at : at + 2], "big")
-        inside = marker == _START_OF_SCAN
-    raise ValueError("truncated: no end marker")
-
-
-class _Pieces:
-    """A file to read from that hands out its pieces one by one, and knows how many were asked for."""
-
-    def __init__(self, *pieces):
-        self.pieces, self.asked = pieces, 0
-
-    def read(self, _):
-        self.asked += 1
-        return self.pieces[self.asked - 1] if self.asked <= len(self.pieces) else b""
-
-    def seek(self, *_):
-        pass
-
-
-def _load_jpeg(image, data):
-    """Decode an opened JPEG; the same pixels as from ``image.load()``.
-
-    libjpeg goes on after damage, with a warning that Pillow does not pass on. But damage nearly always moves
-    the place where the last block ends. So the decoder gets all but the last bytes of the scan, then those
-    and as many more as it may look ahead (8), then the end marker: it must ask for the second piece and be
-    content with it. Progressive files are decoded only at their end marker, so there only markers tell.
-
-    Raises:
-        ValueError: a reason, when the data does not fill the image or fills it too early.
-    """
-    frame, ends = _jpeg_scans(data)
-    if frame in _BASELINE and len(ends) == 1:
-        end = ends[0]
-        held_back = end - _JUNK - 1
-        image.fp = pieces = _Pieces(data[:held_back], data[held_back:end] + b"\xfe" * 8, data[end:])
-        image.load()
-        if pieces.asked == 1:
-            raise ValueError("damaged: the image is complete before its data ends")
-        if pieces.asked > 2:
-            raise ValueError("damaged: the data ends before the image is complete")
 
 
 def _as_rgb(image):
@@ -102,17 +30,17 @@ def _as_rgb(image):
     if image.mode.startswith("I"):  # 16 bits a pixel; convert() alone would clip it to white
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:  # what lies under a transparent pixel is arbitrary: show it as a page would
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        shown = Image.new("RGB", image.size)
+        for top in range(0, image.height, _BAND):  # in bands, or a large image would be in memory five times
+            band = image.crop((0, top, image.width, min(top + _BAND, image.height))).convert("RGBA")
+            shown.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), (0, top))
+        return shown
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def decode(data, *, trusted=False):
+def decode(data):
     """The bytes of an image file as a Pillow image, RGB: upright by its EXIF tag, the first of several frames,
     transparent parts on white, 16 bits cut to the upper 8.
-
-    Args:
-        trusted: the bytes are known to be as their maker meant them, so a JPEG's data is not looked into.
 
     Raises:
         ValueError: the reason, in one line without the path.
@@ -130,8 +58,6 @@ def decode(data, *, trusted=False):
                 raise ValueError(f"{width}×{height} pixels, less than {MIN_SIDE}×{MIN_SIDE}")
             if image.format == "PNG":
                 Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # checksums, which load() passes over
-            if image.format == "JPEG" and not trusted:
-                _load_jpeg(image, data)
             return _as_rgb(image)
     except UnidentifiedImageError:
         raise ValueError("in no image format that is read here") from None
@@ -151,13 +77,18 @@ def read_checksums(source):
     """
     for path in (source.with_name(f"{source.name}.sha256"), *sorted(source.glob("*.sha256"))):
         sums = {}
-        lines = path.read_text("utf-8", "surrogateescape").splitlines() if path.is_file() else []
+        lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n") if path.is_file() else []
         for number, line in enumerate(lines, 1):
-            if not (match := re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line.rstrip())):
+            if not (line := line.removesuffix("\r")):
+                continue
+            if not (match := re.fullmatch(r"(\\?)([0-9a-fA-F]{64}) [ *](.+)", line)):
                 raise ValueError(f"{path}: line {number} is not of the form `<sha256>  <path>`; write it with sha256sum")
-            name = str(PurePosixPath(match[2])).removeprefix(f"{source.name}/")
+            escaped, digest, name = match.groups()
+            if escaped:  # sha256sum writes a backslash in a name as two, and says so at the start of the line
+                name = name.replace("\\\\", "\\")
+            name = str(PurePosixPath(name)).removeprefix(f"{source.name}/")
             if name.startswith(("train/", "val/")):
-                sums[name] = match[1].lower()
+                sums[name] = digest.lower()
         if sums:
             return path, sums
     return None, {}
@@ -168,12 +99,10 @@ class Preflight:
 
     Args:
         checksums: as from :func:`read_checksums`.
-        trusted: as in :func:`decode`, for all files; files that agree with a checksum always are.
     """
 
-    def __init__(self, checksums=(None, {}), *, trusted=False):
+    def __init__(self, checksums=(None, {})):
         self.list, self.sums = checksums
-        self.trusted = trusted
         self.problems, self.names, self.repeated = [], set(), []
         self._first, self._contents = {}, hashlib.sha256()
 
@@ -181,7 +110,7 @@ class Preflight:
         """The decoded file (Pillow, RGB), or None when there is something wrong with it."""
         data = self.contents(name, path, label)
         try:
-            return None if data is None else decode(data, trusted=self.trusted or name in self.sums)
+            return None if data is None else decode(data)
         except ValueError as error:
             self._refuse(path, f"cannot be read as an image ({error}); replace or delete it")
 

@@ -11,7 +11,6 @@ import io
 import json
 import os
 import shutil
-import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from ctxnet.files import sha256, stable_hash, write_text
+from ctxnet.files import read_sealed, remove_partials, sha256, stable_hash, write_sealed, write_text
 
 FORMAT = 1
 SPLITS = ("train", "valid")
-_FILES = {"manifest.json", *(f"{split}_images.npy" for split in SPLITS)}
+SOURCE = "source.json"  # names, sizes and times of the source's files when they were read; no part of the set
+_FILES = {"manifest.json", SOURCE, *(f"{split}_images.npy" for split in SPLITS)}
 _verified = set()  # arrays whose hash this process has compared
 
 
@@ -74,6 +74,7 @@ def _open_manifest(folder):
             and manifest["format"] == FORMAT
             and body["manifest_hash"] == stable_hash(described)
             and manifest.get("digest", stable_hash(body)) == stable_hash(body)
+            and _labelled(body)
             and body.keys() == {"format", "dataset", "image_size", "classes", *SPLITS, "manifest_hash", "origin"}
         )
     except (NotADirectoryError, FileNotFoundError):
@@ -83,6 +84,30 @@ def _open_manifest(folder):
     if not whole:
         raise ValueError(f"{path}: damaged or of another version; delete {folder} and prepare it again")
     return manifest
+
+
+def _labelled(manifest):
+    """Whether every image has a name and the label of a class."""
+    classes = range(len(manifest["classes"]))
+    return all(
+        len(part["labels"]) == len(part["ids"]) == part["count"]
+        and all(type(label) is int and label in classes for label in part["labels"])
+        and all(isinstance(name, str) for name in part["ids"])
+        for part in (manifest[split] for split in SPLITS)
+    )
+
+
+def source_state(folder):
+    """What :func:`save_source_state` said last; None when nothing whole is there."""
+    try:
+        return read_sealed(Path(folder) / SOURCE)["state"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def save_source_state(folder, state):
+    """Remember the state of the source's files that a prepared folder was compared with."""
+    write_sealed(Path(folder) / SOURCE, {"state": state})
 
 
 def read_manifest(folder):
@@ -161,6 +186,7 @@ def _tidy(folder):
         os.replace(old, folder)
     _remove(old)
     _remove(partial)
+    remove_partials(folder)
 
 
 @contextmanager
@@ -216,7 +242,7 @@ def _check_replaceable(folder):
         raise FileExistsError(errno.EEXIST, f"holds {foreign}, but prepared data should go here; move it", str(folder))
 
 
-def save_prepared(folder, *, dataset, image_size, classes, splits, origin):
+def save_prepared(folder, *, dataset, image_size, classes, splits, origin, state=None):
     """Write a prepared folder atomically and return it opened.
 
     Args:
@@ -227,11 +253,12 @@ def save_prepared(folder, *, dataset, image_size, classes, splits, origin):
         origin: JSON-able description of what the set was made from, without paths of this machine, or a
             function that gives it once all images were taken, and may raise to refuse them. It decides
             about reuse.
+        state: of the source's files, as for :func:`save_source_state`.
 
     Raises:
         OSError: with errno and path, when the disk is full or read-only; the old folder stays.
     """
-    folder, started = Path(folder), time.time()
+    folder = Path(folder)
     _check_replaceable(folder)
     partial, old = _beside(folder)
     _remove(partial)
@@ -248,9 +275,9 @@ def save_prepared(folder, *, dataset, image_size, classes, splits, origin):
                 "sha256": digest,
             }
         manifest |= {"manifest_hash": stable_hash(manifest), "origin": origin() if callable(origin) else origin}
-        path = partial / "manifest.json"
-        write_text(path, _text(manifest | {"digest": stable_hash(manifest)}))
-        os.utime(path, (started, started))  # a source file that changed since then is newer than the manifest
+        write_text(partial / "manifest.json", _text(manifest | {"digest": stable_hash(manifest)}))
+        if state is not None:
+            save_source_state(partial, state)
         if folder.exists():
             _remove(old)
             os.replace(folder, old)

@@ -1,13 +1,13 @@
 """Effective receptive fields: how much each input pixel does contribute to a feature (Luo et al., 2016; thesis §1)."""
 
-import copy
 import re
 from contextlib import contextmanager
 
 import torch
 
 from ctxnet.measure.frozen import FrozenWeights
-from ctxnet.measure.graph import evaluating, first_tensor
+from ctxnet.measure.graph import Watch, first_tensor, image_dimensions, named_layers
+from ctxnet.measure.isolation import isolated, require_measurable, unwrapped
 from ctxnet.measure.receptive_field import Reach
 from ctxnet.naming import require_known
 
@@ -20,7 +20,7 @@ AGGREGATES = {
 }
 
 
-def effective_receptive_field(model, images, layer, position=None, aggregate="abs_sum", *, batch_size=None):
+def effective_receptive_field(model, images, layer, position=None, aggregate="abs_sum", *, batch_size=None, layout=None):
     """|∂ Σ_c y_c(p) / ∂x| summed over the image's channels, averaged over ``images``, scaled to sum 1.
 
     Args:
@@ -33,6 +33,7 @@ def effective_receptive_field(model, images, layer, position=None, aggregate="ab
         aggregate: "abs_sum" as above; "relu" (only positive gradients, as RepLKNet does), "sum_abs" (absolute value
             of the sum over the image's channels), "square". They give different numbers: name the one you use.
         batch_size: images per pass; None: all at once.
+        layout: as for :func:`ctxnet.receptive_field`.
 
     Returns:
         Float tensor (H, W) on the model's device, sum 1.
@@ -40,10 +41,14 @@ def effective_receptive_field(model, images, layer, position=None, aggregate="ab
     Raises:
         ValueError: unknown layer, aggregate, position; images the model does not take; no gradient at all.
     """
+    require_known("aggregate", aggregate, AGGREGATES)
     with measurable(model, images) as (model, images):
-        grid = Reach(model, [layer], tuple(images.shape[1:])).grids[layer]
+        reach = Reach(model, [layer], tuple(images.shape[1:]), layout)
+        grid = reach.grids[layer]
         position = grid.position(position)
+        require_more_than_rounding(reach, model, images, {layer: position})
         maps = erf_maps(model, images, {layer: grid}, {layer: [position]}, aggregate, batch_size)[layer]
+        require_inside(maps, reach.masks({layer: position})[layer][0], layer)
     return normalised(maps, f"layer {layer!r} at {position}")
 
 
@@ -74,60 +79,137 @@ def erf_maps(model, images, grids, positions, aggregate, batch_size=None):
     (see :func:`measurable`).
     """
     reduce = AGGREGATES[require_known("aggregate", aggregate, AGGREGATES)]
-    modules = dict(model.named_modules())
-    features, handles = {}, []
+    modules, counts = named_layers(model, grids), None
+    features = {}
 
-    def keep(layer):
-        def hook(module, args, output):  # summed at once: a later in-place call may change the output
-            output = first_tensor(output, layer)
-            features[layer] = [grids[layer].pick(output, p).sum() for p in positions[layer]]
+    def keep(layer, output):  # summed at once: a later in-place call may change the output
+        output = first_tensor(output, layer)
+        features[layer] = [grids[layer].pick(output, p).sum() for p in positions[layer]]
 
-        return hook
-
-    sums = {layer: torch.zeros(images.shape[-2:], device=images.device, dtype=images.dtype) for layer in grids}
-    try:
-        for layer in grids:
-            handles.append(modules[layer].register_forward_hook(keep(layer)))
-        for batch in images.split(batch_size or len(images)):
-            batch = batch.detach().clone().requires_grad_()
-            with torch.enable_grad(), FrozenWeights():
-                model(batch)
-            left = sum(len(f) for f in features.values())
-            for layer in reversed(list(grids)):
-                for feature in features.pop(layer):
-                    left -= 1
-                    (gradient,) = torch.autograd.grad(feature, batch, retain_graph=left > 0)
-                    sums[layer] += reduce(gradient).sum(0)
-    finally:
-        for handle in handles:
-            handle.remove()
+    sums = {layer: torch.zeros(images.shape[2:], device=images.device, dtype=images.dtype) for layer in grids}
+    for batch in images.split(batch_size or len(images)):
+        batch = batch.detach().clone().requires_grad_()
+        with Watch(modules, grids, keep, counts) as watch, torch.enable_grad(), FrozenWeights():
+            watch.run(model, batch)
+            counts = dict(watch.seen)
+        left = sum(len(f) for f in features.values())
+        for layer in reversed(list(grids)):
+            for feature in features.pop(layer):
+                left -= 1
+                sums[layer] += reduce(_gradient(feature, batch, layer, retain=left > 0)).sum(0)
     return {layer: total / len(images) for layer, total in sums.items()}
+
+
+def _gradient(feature, batch, layer, *, retain):
+    if not feature.requires_grad:
+        raise ValueError(
+            f"no gradient reaches the image from layer {layer!r}: part of the model runs under no_grad, or is detached"
+        )
+    (gradient,) = torch.autograd.grad(feature, batch, retain_graph=retain, allow_unused=True)
+    if gradient is None:
+        raise ValueError(f"no gradient reaches the image from layer {layer!r}: it is detached from it, or constant")
+    return gradient
+
+
+# Results of these have a sum that is constant along what was normalised: the gradient of a feature's sum is rounding.
+_CONSTANT_SUMS = ("layer_norm", "group_norm", "softmax")
+
+
+def require_more_than_rounding(reach, model, images, positions):
+    """Refuse layers that end in a normalisation over their channels, whose sum is constant up to rounding.
+
+    Such a sum of channels has a gradient of zero, what is computed is rounding. It is so for a fresh LayerNorm; learned
+    gains make it a real one. Measured where the graph ends that way: the gradient of the sum against that of the channels
+    with other signs and weights.
+
+    Raises:
+        ValueError: naming the layer.
+    """
+    suspects = {layer: reach.grids[layer] for layer, node in reach.trace.outputs.items() if _ends_in_norm(node)}
+    if not suspects:
+        return
+    batch = images[:1].detach().clone().requires_grad_()
+    modules, outputs = named_layers(model, suspects), {}
+
+    def keep(layer, output):
+        outputs[layer] = suspects[layer].pick(first_tensor(output, layer), positions[layer]).flatten(1)
+
+    with Watch(modules, suspects, keep) as watch, torch.enable_grad():
+        watch.run(model, batch)
+    for layer, feature in outputs.items():
+        if feature.shape[1] < 2 or not feature.requires_grad:
+            continue
+        signs = torch.ones(feature.shape[1], device=feature.device, dtype=feature.dtype)
+        signs[torch.arange(0, len(signs), 2)] = -1.0
+        plain, signed = (
+            torch.autograd.grad((feature * weights).sum(), batch, retain_graph=True)[0].abs().sum()
+            for weights in (torch.ones_like(signs), signs * torch.linspace(0.5, 1.5, len(signs), device=signs.device))
+        )
+        if float(plain) <= _ROUNDING * float(signed):
+            raise ValueError(
+                f"layer {layer!r} ends in a normalisation whose channels add up to a constant, so the gradient of their sum"
+                " is rounding and no effective receptive field; measure the layer before it"
+            )
+
+
+_SAME_VALUES = ("getitem", "view", "permute", "transpose", "clone", "alias", "reshape", "_to_copy", "detach", "squeeze")
+_ROUNDING = 1e-4  # of the gradient with random signs; float32 leaves about 1e-6
+
+
+def _ends_in_norm(node):
+    while node.op == "call_function":
+        name = getattr(getattr(node.target, "_schema", None), "name", "") or getattr(node.target, "__name__", "")
+        if any(part in name for part in _CONSTANT_SUMS):
+            return True
+        if len(node.all_input_nodes) != 1 or not any(part in name for part in _SAME_VALUES):
+            return False
+        node = node.all_input_nodes[0]
+    return False
+
+
+_SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+
+
+def require_images(model, images):
+    """Refuse anything but a batch of finite images, signals or volumes, whichever the model's first convolution takes."""
+    wanted = image_dimensions(model)
+    fits = isinstance(images, torch.Tensor) and images.ndim - 2 in (_SHAPES if wanted is None else (wanted,))
+    if not fits or not len(images):
+        shape = tuple(images.shape) if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ValueError(f"images have shape {shape}; expected {_SHAPES[wanted or 2]} with N ≥ 1")
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError("images hold values that are not finite (NaN or infinity), and so would everything behind them")
 
 
 @contextmanager
 def measurable(model, images):
-    """The model in eval mode with frozen parameters, at float32 or better, and the images to go with it.
-
-    Modes and ``requires_grad`` are restored; ``.grad`` is never touched.
-    """
-    if images.ndim != 4 or not len(images):
-        raise ValueError(f"images have shape {tuple(images.shape)}; expected (N, C, H, W) with N ≥ 1")
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    """A copy of the model in eval mode with frozen parameters, at float32 or better, and the images to go with it."""
+    require_measurable(model)
+    require_images(model, images)
+    parameter = next((p for p in unwrapped(model).parameters() if p.is_floating_point()), None)
     dtype = torch.float32
     if parameter is not None:
         dtype = torch.promote_types(parameter.dtype, torch.float32)
-        if dtype != parameter.dtype:
-            model = copy.deepcopy(model).to(dtype)
         images = images.to(parameter.device)
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        for p, _ in flags:
-            p.requires_grad_(False)
-        with evaluating(model):
-            yield model, images.to(dtype)
-    finally:
-        for p, flag in flags:
-            p.requires_grad_(flag)
+    with isolated(model, dtype if parameter is not None and dtype != parameter.dtype else None) as made:
+        yield made, images.to(dtype)
+
+
+def require_inside(erf, mask, layer):
+    """An effective receptive field cannot be larger than what can reach the feature.
+
+    Raises:
+        RuntimeError: naming the layer; then a rule of this package is wrong, and neither result may be used.
+    """
+    outside = float(erf.detach().cpu().double()[~mask].sum() / max(float(erf.sum()), 1e-300)) if bool(erf.any()) else 0.0
+    if outside > _LEAK:
+        raise RuntimeError(
+            f"layer {layer!r}: {outside:.1%} of the effective receptive field lies outside of the receptive field; one of"
+            " them is wrong, please report the model"
+        )
+
+
+_LEAK = 1e-6  # of the sum: what fast convolutions may leave beside their windows
 
 
 def normalised(erf, what):

@@ -1,8 +1,9 @@
 """One pure-functional graph of an unmodified model, with the outputs of the layers asked for.
 
-The model runs once as it is (which fills its caches) and once under ``make_fx``, which records every ATen call;
-in-place calls come out functional. Whatever does not depend on the input (weights, index tensors, masks) is a
-constant of the graph and is evaluated only when a rule asks for it.
+A copy of the model runs once as it is (which fills its caches and counts how often each layer runs) and once under
+``make_fx``, which records every ATen call; in-place calls come out functional. Neither goes on behind the last layer asked
+for. Whatever does not depend on the input (weights, index tensors, masks) is a constant of the graph and is evaluated only
+when a rule asks for it.
 """
 
 from contextlib import contextmanager
@@ -12,12 +13,18 @@ from torch import nn
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
+from ctxnet.measure.isolation import isolated, unwrapped
 from ctxnet.naming import require_known
 
 # These take an input's shape and dtype but none of its values.
 _SHAPE_ONLY = (
     "zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty new_empty_strided"
 )
+_VIEWS = frozenset((
+    "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "alias", "detach", "_to_copy", "clone", "expand",
+    "unsqueeze", "squeeze", "slice", "select",
+))  # fmt: skip
+_DRAWS = 2  # of learned weights, to tell a zero that is wired from one that was learned
 
 
 class Trace:
@@ -34,7 +41,7 @@ class Trace:
                 node.meta["val"] = getattr(module, node.target).detach()
             if node is self.source or (_reads_values(node) and self.live.intersection(node.all_input_nodes)):
                 self.live.add(node)
-        self._paths, self._values = {}, {}
+        self._paths, self._values, self._wired, self._known = {}, {}, {}, {}
         path, events = "", iter([*events, (len(self.nodes) + 1, "")])
         start, following = next(events)
         for index, node in enumerate(self.nodes):
@@ -48,44 +55,146 @@ class Trace:
 
     def value(self, node):
         """The tensor a constant node holds, on the CPU."""
-        return self._evaluate(node).cpu()
+        return self._evaluate(node, self._values, _as_it_is).cpu()
 
-    def _evaluate(self, node):
+    def wired(self, node):
+        """Bool tensor of a constant node's shape: false where it is zero whatever was learned.
+
+        Parameters are replaced by random numbers, buffers and other constants are as they are: a mask over a kernel is
+        wiring, a weight that became zero is not.
+        """
+        if node not in self._wired:
+            if self._learned_as_it_is(node):
+                self._wired[node] = torch.ones(tuple(node.meta["val"].shape), dtype=torch.bool)
+            else:
+                found = torch.zeros(tuple(node.meta["val"].shape), dtype=torch.bool)
+                for draw in range(_DRAWS):
+                    value = self._evaluate(node, {}, _random(draw)).cpu()
+                    found |= value != 0  # so NaN counts as well
+                self._wired[node] = found
+        return self._wired[node]
+
+    def known(self, node):
+        """What is known of a live node's values: a float64 tensor, NaN where they depend on the image; None: nothing."""
+        if node not in self._known:
+            from ctxnet.measure.known import known_values
+
+            self._known[node] = known_values(self, node)
+        return self._known[node]
+
+    def _learned_as_it_is(self, node):
+        """Whether a constant is a parameter, perhaps looked at in another way: such a zero was learned."""
+        while node.op == "call_function" and _view(node) and len(node.all_input_nodes) == 1:
+            node = node.all_input_nodes[0]
+        return node.op == "get_attr" and isinstance(getattr(self.module, node.target), nn.Parameter)
+
+    def _evaluate(self, node, values, read):
         if node in self.live:  # only its shape is read
             return _placeholder(node.meta["val"])
-        if node not in self._values:
+        if node not in values:
             if node.op == "get_attr":
-                self._values[node] = getattr(self.module, node.target).detach()
+                values[node] = read(getattr(self.module, node.target))
             else:
-                args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self._evaluate)
+                args, kwargs = torch.fx.node.map_arg(
+                    (node.args, node.kwargs), lambda argument: self._evaluate(argument, values, read)
+                )
                 with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                    self._values[node] = node.target(*args, **kwargs)
-        return self._values[node]
+                    values[node] = node.target(*args, **kwargs)
+        return values[node]
+
+
+def _as_it_is(tensor):
+    return tensor.detach()
+
+
+def _random(draw):
+    def read(tensor):
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
+            generator = torch.Generator().manual_seed(draw)
+            made = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5
+            return made.to(tensor.dtype).to(tensor.device)
+        return tensor.detach()
+
+    return read
+
+
+def _view(node):
+    name = getattr(getattr(node.target, "_schema", None), "name", "").removeprefix("aten::")
+    return name in _VIEWS
+
+
+class _Enough(Exception):
+    """Every layer asked for has run; nothing behind it is wanted."""
+
+
+class Watch:
+    """Hooks on layers of a model that stop its forward pass behind the last one that is wanted.
+
+    Args:
+        modules: {name: module}.
+        layers: names.
+        keep: a function of (layer, output) for every run of a layer.
+        counts: {layer: runs of one forward pass}, from an earlier ``run``; None: not known yet.
+    """
+
+    def __init__(self, modules, layers, keep, counts=None):
+        self.modules, self.layers, self.keep, self.counts = modules, list(layers), keep, counts
+        self.seen = dict.fromkeys(self.layers, 0)
+
+    def __enter__(self):
+        self.handles = [self.modules[layer].register_forward_hook(self._hook(layer)) for layer in self.layers]
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+    def _hook(self, layer):
+        def hook(module, args, output):
+            self.keep(layer, output)
+            self.seen[layer] += 1
+            if self.counts is not None and all(self.seen[name] >= self.counts[name] for name in self.layers):
+                raise _Enough
+
+        return hook
+
+    def run(self, model, *inputs):
+        """One forward pass as far as it is wanted."""
+        self.seen = dict.fromkeys(self.layers, 0)
+        try:
+            model(*inputs)
+        except _Enough:
+            pass
+        except Exception:
+            if self.counts is not None or not all(self.seen.values()):
+                raise
+            # what failed lies behind all that was asked for
 
 
 def trace(model, layers, input_size):
-    """Trace ``model`` in eval mode at batch 1; its modes, caches and gradients are left as they were.
+    """Trace ``model`` in eval mode at batch 1.
 
     Args:
+        model: a copy that belongs to the caller, from :func:`ctxnet.measure.isolation.isolated`.
         layers: names as in ``model.named_modules()``; ``""`` is the model itself.
-        input_size: (H, W), (C, H, W) or one number for a square.
+        input_size: sizes of the image with or without channels, or one number for a square.
 
     Raises:
         ValueError: for an unknown layer, a layer that does not run, or an input the model does not take.
         NotImplementedError: when the model decides by the values it sees, so that no single graph describes it.
     """
-    modules = dict(model.named_modules())
-    for layer in layers:
-        require_known("layer", layer, modules)
-    image = blank_input(model, input_size)
+    modules = named_layers(model, layers)
     found, events, stack = {}, [], [""]
 
-    def keep(layer):
-        def hook(module, args, output):
-            # A copy, because a later in-place call would otherwise change what we keep.
-            found[layer] = first_tensor(output, layer).clone()
+    def keep(layer, output):
+        found[layer] = first_tensor(output, layer)
 
-        return hook
+    with Watch(modules, layers, keep) as watch, torch.no_grad():
+        image = _fitting_input(model, input_size, watch)
+        missing = [layer for layer in layers if not watch.seen[layer]]
+        if missing:
+            raise ValueError(f"layer {missing[0]!r} does not run in the model's forward")
+        counts = dict(watch.seen)
 
     def mark(name=None):
         def hook(*_):
@@ -95,23 +204,18 @@ def trace(model, layers, input_size):
 
         return hook
 
+    def copied(layer, output):  # a later in-place call would otherwise change what we keep
+        found[layer] = first_tensor(output, layer).clone()
+
     def forward(x):
         found.clear()
-        model(x)
+        stack[:] = [""]
+        watch.run(model, x)
         return [found[layer] for layer in layers]
 
     handles = []
-    with evaluating(model), torch.no_grad():
+    with Watch(modules, layers, copied, counts) as watch, torch.no_grad():
         try:
-            for layer in layers:
-                handles.append(modules[layer].register_forward_hook(keep(layer)))
-            try:
-                forward(image)
-            except KeyError as error:
-                raise ValueError(f"layer {error.args[0]!r} does not run in the model's forward") from None
-            except (RuntimeError, AssertionError, IndexError) as error:
-                shape = "×".join(map(str, image.shape))
-                raise ValueError(f"the model does not take an input of {shape}: {first_line(error)}") from error
             for name, module in modules.items():
                 handles.append(module.register_forward_pre_hook(mark(name)))
                 handles.append(module.register_forward_hook(mark(), prepend=True))
@@ -126,36 +230,73 @@ def trace(model, layers, input_size):
     return Trace(graph, layers, events)
 
 
+def named_layers(model, layers):
+    """{name: module} of a model, with every name that a module has; refuses unknown ``layers``."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for layer in layers:
+        require_known("layer", layer, modules)
+    return modules
+
+
 def blank_input(model, input_size):
-    """Zeros (1, C, H, W) on the model's device and in its dtype; C is that of its first convolution, or 3."""
-    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-    if len(size) not in (2, 3) or any(not isinstance(s, int) or s < 1 for s in size):
-        raise ValueError(f"input_size is {input_size!r}; expected (H, W) or (C, H, W) in positive pixels")
-    if len(size) == 2:
-        convolutions = (m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
-        size = (next(convolutions, 3), *size)
+    """Zeros (1, C, …) on the model's device and in its dtype; where C is not given it is what the model takes.
+
+    Raises:
+        ValueError: for another size, or when the model takes none of the inputs that fit.
+    """
+    with isolated(model) as made, torch.no_grad():
+        return _fitting_input(made, input_size, Watch({}, (), None))
+
+
+def _fitting_input(model, input_size, watch):
+    """The first input that ``model`` runs on. Which sizes and channels are tried follows its first convolution."""
+    errors = []
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    return torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype)
+    for size in _sizes(model, input_size):
+        image = torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype)
+        try:
+            watch.run(model, image)
+            return image
+        except (RuntimeError, AssertionError, IndexError, ValueError, TypeError, NotImplementedError) as error:
+            errors.append(("×".join(map(str, image.shape)), error))
+    shape, error = errors[0]
+    raise ValueError(f"the model does not take an input of {shape}: {first_line(error)}") from error
+
+
+def _sizes(model, input_size):
+    """Shapes (C, …) to try, the most likely first."""
+    size = (input_size,) if isinstance(input_size, int) else tuple(input_size)
+    if not 1 <= len(size) <= 4 or any(not isinstance(s, int) or isinstance(s, bool) or s < 1 for s in size):
+        raise ValueError(
+            f"input_size is {input_size!r}; expected (H, W) or (C, H, W) in positive pixels, (C, L) or (C, D, H, W)"
+        )
+    first, kinds = image_dimensions(model), (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    channels = next((m.in_channels for m in model.modules() if isinstance(m, kinds)), None)
+    if isinstance(input_size, int):
+        size = size * (first or 2)
+    dimensions = [n for n in dict.fromkeys([first, 2, 1, 3]) if n]
+    with_channels = [size for n in dimensions[:1] if len(size) == n + 1]
+    without = [(c, *size) for n in dimensions[:1] if len(size) == n for c in dict.fromkeys([channels or 3, 3, 1, 4, 2])]
+    others = [size] if len(size) > 1 else []
+    others += [(c, *size) for c in (3, 1) if len(size) < 4]
+    return list(dict.fromkeys([*with_channels, *without, *(others if first is None else [])])) or others
+
+
+def image_dimensions(model):
+    """Sizes that an image of the model's first convolution has, 1, 2 or 3; None without one."""
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return next((_dimensions(m) for m in unwrapped(model).modules() if isinstance(m, kinds)), None)
+
+
+def _dimensions(module):
+    return next(n for n, kind in ((1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)) if isinstance(module, kind))
 
 
 @contextmanager
 def evaluating(model):
-    """Eval mode without compiled calls and attention's fused inference path, which have no parts to look into.
-
-    Everything is as it was afterwards.
-    """
-    modes = [(module, module.training, module._compiled_call_impl) for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        model.eval()
-        for module, _, _ in modes:
-            module._compiled_call_impl = None
-        torch.backends.mha.set_fastpath_enabled(False)
-        yield model
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode, compiled in modes:
-            module.training, module._compiled_call_impl = mode, compiled
+    """A copy of the model in eval mode, see :func:`ctxnet.measure.isolation.isolated`."""
+    with isolated(model) as made:
+        yield made
 
 
 def first_tensor(output, layer):

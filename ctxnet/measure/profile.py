@@ -11,7 +11,7 @@ import torch
 
 from ctxnet.files import atomic_path
 from ctxnet.measure.distance import mean_distance
-from ctxnet.measure.effective import erf_maps, measurable, residual_blocks
+from ctxnet.measure.effective import erf_maps, measurable, require_inside, require_more_than_rounding, residual_blocks
 from ctxnet.measure.receptive_field import Reach
 
 
@@ -146,9 +146,12 @@ def profile_lattice(model, images, n=7, layers=None, *, aggregate="abs_sum", bat
 def _profile(reach, model, images, positions, aggregate, batch_size):
     layers = reach.layers
     masks = reach.masks(positions)
+    require_more_than_rounding(reach, model, images, positions)
     wanted = {layer: [positions[layer]] for layer in layers}
     maps = erf_maps(model, images, reach.grids, wanted, aggregate, batch_size)
     centers = [reach.grids[layer].center(positions[layer]) for layer in layers]
+    for layer in layers:
+        require_inside(maps[layer], masks[layer][0], layer)
     erfs = [_scaled(maps[layer], layer) for layer in layers]
     distances = [mean_distance(e, c) if e.any() else math.nan for e, c in zip(erfs, centers, strict=True)]
     return ContextProfile(

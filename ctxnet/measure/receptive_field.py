@@ -1,29 +1,46 @@
 """Receptive fields by walking a model's graph: which input pixels *can* reach a feature, whatever the weights."""
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from ctxnet.measure.graph import blank_input, evaluating, first_tensor, trace
-from ctxnet.measure.rules import Window, compact, fit, mix, relations, union
+from ctxnet.measure.graph import Watch, first_tensor, named_layers, trace
+from ctxnet.measure.isolation import isolated
+from ctxnet.measure.layout import declared_labels, find_dims, follow_labels, joined_labels, start_labels
+from ctxnet.measure.rules import Kernel, Window, compact, fit, mix, relations, union
 
 
 @dataclass(frozen=True)
 class Grid:
     """How the output of a layer lies on a map of features, and where in the image each feature sits.
 
-    ``layout`` is "NCHW", "NHWC", "tokens" (N, L, C), "channels" (N, C) or "rows" (N, C, L); ``index`` holds the token
-    numbers of the map (height, width) for the token layouts, so that class and register tokens are left out.
+    Attributes:
+        layer: its name.
+        shape: of its output.
+        dims: dimensions of the output that make up the map, in their order, None for one of size 1 that the output lacks;
+            for tokens the one that counts them.
+        size: of the map, one number per dimension of the image that the map still has.
+        centers: float64 (*size, n), in pixels of an image of n dimensions.
+        index: for tokens, the number of each feature's token, int64 ``size``; class and register tokens are left out.
     """
 
     layer: str
-    layout: str
-    height: int
-    width: int
-    centers: torch.Tensor  # (height, width, 2), in pixels
+    shape: tuple
+    dims: tuple
+    size: tuple
+    centers: torch.Tensor
     index: torch.Tensor | None = None
+
+    @property
+    def height(self):
+        return self.size[0]
+
+    @property
+    def width(self):
+        return self.size[-1]
 
     def position(self, position):
         """Check a position, or give the middle one (H//2, W//2).
@@ -31,37 +48,39 @@ class Grid:
         Raises:
             ValueError: when it lies outside the map.
         """
-        row, col = (self.height // 2, self.width // 2) if position is None else (int(p) for p in position)
-        if not (0 <= row < self.height and 0 <= col < self.width):
-            raise ValueError(
-                f"position {(row, col)} lies outside the {self.height}×{self.width} map of layer "
-                f"{self.layer!r}: rows 0…{self.height - 1}, columns 0…{self.width - 1}"
-            )
-        return row, col
+        if position is None:
+            return tuple(size // 2 for size in self.size)
+        position = (position,) if isinstance(position, int) else tuple(int(p) for p in position)
+        if len(position) != len(self.size) or any(not 0 <= p < size for p, size in zip(position, self.size, strict=False)):
+            ranges = ", ".join(f"{name} 0…{size - 1}" for name, size in zip(_names(len(self.size)), self.size, strict=True))
+            sizes = "×".join(map(str, self.size))
+            raise ValueError(f"position {position} lies outside the {sizes} map of layer {self.layer!r}: {ranges}")
+        return position
 
     def center(self, position):
         return tuple(self.centers[position].tolist())
 
     def pick(self, output, position):
-        """The features (N, C) at a position of a layer's output."""
-        row, col = position
-        if self.layout == "NCHW":
-            return output[:, :, row, col]
-        if self.layout == "NHWC":
-            return output[:, row, col]
-        if self.layout == "channels":
-            return output
-        token = int(self.index[row, col])
-        return output[:, token] if self.layout == "tokens" else output[:, :, token]
+        """The features (N, …) at a position of a layer's output."""
+        return output[self._where(position)]
 
     def mark(self, shape, position):
-        """Bool mask of ``shape``, compact along the channels, true at a position."""
-        row, col = position
-        size = {"NCHW": (1, 1, *shape[2:]), "NHWC": (*shape[:3], 1), "channels": (1, 1)}.get(self.layout)
-        size = size or ((1, shape[1], 1) if self.layout == "tokens" else (1, 1, shape[2]))
-        mask = torch.zeros(size, dtype=torch.bool)
-        self.pick(mask, position)[:] = True
+        """Bool mask of ``shape``, compact along all dimensions but those of the map, true at a position."""
+        mask = torch.zeros([shape[d] if d in self.dims else 1 for d in range(len(shape))], dtype=torch.bool)
+        mask[self._where(position)] = True
         return mask
+
+    def _where(self, position):
+        where = [slice(None)] * len(self.shape)
+        places = position if self.index is None else [int(self.index[position])]
+        for dim, place in zip(self.dims, places, strict=True):
+            if dim is not None:
+                where[dim] = place
+        return tuple(where)
+
+
+def _names(n):
+    return {1: ("positions",), 2: ("rows", "columns"), 3: ("planes", "rows", "columns")}[n]
 
 
 class _Map(NamedTuple):
@@ -75,24 +94,27 @@ class Reach:
     """The reach of several layers of a model, from one trace.
 
     Args:
-        model: any module that takes one image tensor (N, C, H, W).
+        model: any module that takes one image tensor (N, C, H, W), signal (N, C, L) or volume (N, C, D, H, W).
         layers: names as in ``model.named_modules()``.
-        input_size: (H, W), (C, H, W) or one number.
+        input_size: sizes with or without channels, or one number.
+        layout: see :func:`receptive_field`.
     """
 
-    def __init__(self, model, layers, input_size):
-        self.trace = trace(model, layers, input_size)
+    def __init__(self, model, layers, input_size, layout=None):
+        with isolated(model) as made:
+            self.trace = trace(made, layers, input_size)
         self.layers = list(layers)
         self._relations = {}
-        image = self.trace.source.meta["val"].shape
-        self.size = tuple(image[-2:])
-        places, maps = self._places()
+        self.size = tuple(self.trace.source.meta["val"].shape[2:])
+        self.culprits = {}
+        places, labels, maps = self._places()
         self.grids = {}
         for layer, node in self.trace.outputs.items():
             if node not in self.trace.live:
                 raise ValueError(f"the output of layer {layer!r} does not depend on the image")
             before = [m for m in maps if m.order <= self.trace.nodes.index(node)]
-            self.grids[layer] = _grid(layer, tuple(node.meta["val"].shape), places[node], before)
+            shape = tuple(node.meta["val"].shape)
+            self.grids[layer] = find_grid(layer, shape, places[node], labels[node], before, self.size, layout)
 
     def masks(self, positions):
         """Masks and whether each is exact, by layer.
@@ -122,15 +144,19 @@ class Reach:
                     continue
                 inputs, node_exact = self._related(node, index)
                 if not node_exact:
-                    exact &= ~mask.reshape(len(mask), -1).any(1)
+                    touched = mask.reshape(len(mask), -1).any(1)
+                    for number in (touched & exact).nonzero()[:, 0].tolist():
+                        self.culprits[self.layers[number]] = (self.trace.path(node), node.target._schema.name)
+                    exact &= ~touched
                 for source, steps in inputs:
                     reached = mask
                     for step in reversed(steps):
                         reached = step.back(reached)
                     reached = fit(reached, tuple(source.meta["val"].shape))
                     masks[source] = masks[source] | reached if source in masks else reached
-        height, width = self.size
-        mask = masks[self.trace.source].any(2)[:, 0].expand(len(self.layers), height, width)
+        if self.trace.source not in masks:  # whatever was asked for is shut off from the image by masks
+            masks[self.trace.source] = torch.zeros(len(self.layers), 1, 1, *[1] * len(self.size), dtype=torch.bool)
+        mask = masks[self.trace.source].any(2)[:, 0].expand(len(self.layers), *self.size)
         return {layer: (mask[i].clone(), bool(exact[i])) for i, layer in enumerate(self.layers)}
 
     def _related(self, node, index):
@@ -150,26 +176,27 @@ class Reach:
             if node not in needed:
                 needed.add(node)
                 todo += [n for n in node.all_input_nodes if n in self.trace.live]
-        height, width = self.size
-        rows = torch.arange(height, dtype=torch.float64)[:, None].expand(height, width)
-        cols = torch.arange(width, dtype=torch.float64).expand(height, width)
-        places = {self.trace.source: torch.stack([rows, cols, torch.zeros(height, width)])[:, None, None]}
+        axes = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in self.size), indexing="ij")
+        places = {self.trace.source: torch.stack([*axes, torch.zeros(self.size)])[:, None, None]}
+        labels = {self.trace.source: start_labels(tuple(self.trace.source.meta["val"].shape))}
         remaining = {n: sum(user in needed for user in n.users) for n in needed}
         keep = set(self.trace.outputs.values())
-        items, maps = {}, [_Map(0, 0.0, (height, width), torch.stack([rows, cols], -1))]
+        items, named, maps = {}, {}, [_Map(0, 0.0, self.size, torch.stack(axes, -1))]
         for order, node in enumerate(self.trace.nodes):
             if node not in needed or node is self.trace.source:
                 continue
             if _is_item(node):
-                places[node] = items[node.args]
+                places[node], labels[node] = items[node.args], named[node.args]
                 if (found := self._new_map(order, node.args, places[node])) is not None:
                     maps.append(found)
             elif isinstance(node.meta["val"], (tuple, list)):
                 for user in node.users:
                     if user in needed:
                         items[user.args] = self._place(node, user.args[1], places)
+                        named[user.args] = self._label(node, user.args[1], labels)
             else:
                 places[node] = self._place(node, None, places)
+                labels[node] = self._label(node, None, labels)
                 if (found := self._new_map(order, (node, None), places[node])) is not None:
                     maps.append(found)
             for source in node.all_input_nodes:  # only what is still wanted stays in memory
@@ -177,16 +204,23 @@ class Reach:
                     remaining[source] -= 1
                     if not remaining[source] and source not in keep:
                         places.pop(source, None)
-        return places, maps
+        return places, labels, maps
 
     def _new_map(self, order, related, place):
         inputs, _ = self._related(*related)
         before, after = inputs[0][0].meta["val"].shape if inputs else (), self.trace.nodes[order].meta["val"].shape
-        changes = len(after) == 4 and before[-2:] != after[-2:] and after[0] == 1
-        if changes and any(isinstance(step, Window) for step in inputs[0][1]):
-            centers = mix(place, [1, 2])[:, 0, 0].expand(3, *after[2:])
-            return _Map(order, float(centers[2].max()), tuple(after[2:]), centers[:2].permute(1, 2, 0))
+        n = len(self.size)
+        changes = len(after) == n + 2 and before[-n:] != after[-n:] and after[0] == 1
+        if changes and any(isinstance(step, (Window, Kernel)) for step in inputs[0][1]):
+            centers = mix(place, [1, 2])[:, 0, 0].expand(n + 1, *after[2:])
+            return _Map(order, float(centers[-1].max()), tuple(after[2:]), centers[:-1].movedim(0, -1))
         return None
+
+    def _label(self, node, index, labels):
+        inputs, _ = self._related(node, index)
+        shape = tuple((node.meta["val"] if index is None else node.meta["val"][index]).shape)
+        labels = joined_labels([follow_labels(labels[source], source, steps, shape) for source, steps in inputs], shape)
+        return declared_labels(labels, [step for _, steps in inputs for step in steps], len(self.size))
 
     def _place(self, node, index, places):
         inputs, _ = self._related(node, index)
@@ -198,33 +232,49 @@ class Reach:
             found.append(place)
         value = node.meta["val"] if index is None else node.meta["val"][index]
         place = union(found)
-        return place.reshape(3, *[1] * (value.ndim + 1 - place.ndim), *place.shape[1:])
+        return place.reshape(len(place), *[1] * (value.ndim + 1 - place.ndim), *place.shape[1:])
 
 
-def receptive_field(model, layer, input_size=(224, 224), position=None):
+def receptive_field(model, layer, input_size=(224, 224), position=None, *, layout=None, return_exact=False):
     """The input pixels that can reach the feature of ``layer`` at ``position``.
 
-    Structural: it does not depend on weights (zero ones included), on the precision or on the image. It is exact,
-    also where it is no rectangle (permutations, random offsets, attention), unless the model selects by value (sort,
-    top-k, indices computed from the image) or masks attention; :class:`Reach` tells which.
+    Structural: it does not depend on learned weights (zero ones included), on the precision or on the image. It is exact,
+    also where it is no rectangle (permutations, random offsets, masks, attention), unless the model selects by value (sort,
+    top-k, indices computed from the image); then it is an upper bound and says so.
 
     Args:
-        model: any ``nn.Module`` that takes images (N, C, H, W). It is left as it was.
-        layer: a name as in ``model.named_modules()``. Its output may be (N, C, H, W), (N, H, W, C), tokens (N, L, C)
-            with or without class tokens, (N, C), or a tuple, of which the first tensor counts. A layer that runs
-            several times counts with its last run.
-        input_size: (H, W) in pixels; (C, H, W) where the first convolution does not tell C; one number for a square.
-        position: (row, column) on the feature map; None: (H//2, W//2).
+        model: any ``nn.Module`` that takes images (N, C, H, W), signals (N, C, L) or volumes (N, C, D, H, W). A copy of it
+            is measured; it is left as it was.
+        layer: a name as in ``model.named_modules()``. Its output may have its dimensions in any order, with or without
+            channels, or be tokens with or without class tokens; of a tuple or dict the first tensor counts. A layer that
+            runs several times counts with its last run. Nothing behind it runs.
+        input_size: (H, W) in pixels, (L,) or (D, H, W); with C in front where the first convolution does not tell it; one
+            number for all sizes alike.
+        position: one number per dimension of the map; None: the middle, (H//2, W//2).
+        layout: letters for the dimensions of the layer's output where they cannot be followed from the image: N batch, C
+            features, D, H, W as in the image, L tokens; such as "NLC".
+        return_exact: also return whether the mask is exact.
 
     Returns:
-        Bool tensor (H, W) on the CPU.
+        Bool tensor of the image's size on the CPU, or (mask, bool).
+
+    Warns:
+        UserWarning: that the mask is an upper bound, with the layer and the operation at fault; not with ``return_exact``.
 
     Raises:
-        ValueError: unknown layer, position or input size.
+        ValueError: unknown layer, position or input size; a layout that nothing decides.
         NotImplementedError: an operation without a rule, with the layer that calls it.
     """
-    reach = Reach(model, [layer], input_size)
-    mask, _ = reach.masks({layer: reach.grids[layer].position(position)})[layer]
+    reach = Reach(model, [layer], input_size, layout)
+    mask, exact = reach.masks({layer: reach.grids[layer].position(position)})[layer]
+    if return_exact:
+        return mask, exact
+    if not exact:
+        where, call = reach.culprits[layer]
+        warnings.warn(
+            f"the receptive field of layer {layer!r} is an upper bound: layer {where!r} calls {call.replace('::', '.')}, "
+            "which chooses by values; return_exact=True returns this as a flag", stacklevel=2,
+        )  # fmt: skip
     return mask
 
 
@@ -236,47 +286,74 @@ class Disagreement(NamedTuple):
     reached: bool
 
 
-def check_receptive_field(model, layer, input_size=(224, 224), position=None, pixels=64, seed=0, batch_size=16):
-    """Compare a receptive field with the network itself, which is given NaN in one input pixel at a time.
+def check_receptive_field(model, layer, input_size=(224, 224), position=None, pixels=64, seed=0, batch_size=16, *,
+                          layout=None, draws=2):
+    """Compare a receptive field with the network itself, of which one input pixel is changed at a time.
 
-    A third of the pixels each is drawn from inside the mask, outside of it and along its border.
+    Independent of the rules: a copy of the network in double precision computes on random images, and a pixel reaches the
+    feature if a step of it changes any of its values. A third of the pixels each is drawn from inside the mask, outside of
+    it and along its border.
 
     Args:
         pixels: how many pixels to try; None: all of them.
         batch_size: images per forward pass.
+        draws: random images for every pixel. A pixel inside the mask that none of them moves is no disagreement unless a
+            NaN in its place reaches the feature neither: dead ReLUs and lost maxima hide it.
+        layout: as for :func:`receptive_field`.
 
     Returns:
         list of :class:`Disagreement`; empty when mask and network agree. For a mask that is only an upper bound,
         pixels inside it that do not reach the feature are no disagreement.
     """
-    reach = Reach(model, [layer], input_size)
+    reach = Reach(model, [layer], input_size, layout)
     grid = reach.grids[layer]
     position = grid.position(position)
     mask, exact = reach.masks({layer: position})[layer]
     chosen = _sample(mask, pixels, torch.Generator().manual_seed(seed))
-    image, found = blank_input(model, input_size), []
-    module = dict(model.named_modules())[layer]
-    seen = []
-
-    def look(module, args, output):
-        features = grid.pick(first_tensor(output, layer), position)
-        seen[:] = features.isnan().flatten(1).any(1).tolist()
-
-    handle = module.register_forward_hook(look)
-    try:
-        # cuDNN may choose Winograd or FFT, which carry NaN across a whole tile.
-        with evaluating(model), torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
-            for batch in chosen.split(batch_size):
-                images = image.repeat(len(batch), 1, 1, 1)
-                images[torch.arange(len(batch)), :, batch[:, 0], batch[:, 1]] = math.nan
-                model(images)
-                for (row, col), reached in zip(batch.tolist(), seen, strict=True):
-                    inside = bool(mask[row, col])
-                    if reached != inside and (exact or reached):
-                        found.append(Disagreement(row, col, reached))
-    finally:
-        handle.remove()
+    reached = torch.zeros(len(chosen), dtype=torch.bool)
+    shape = tuple(reach.trace.source.meta["val"].shape[1:])
+    with isolated(model, torch.float64) as made, torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
+        look = _Look(made, layer, grid, position)
+        for draw in range(draws):
+            generator = torch.Generator().manual_seed(seed + draw)
+            image = torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(look.device)
+            before = look(image)
+            for start in range(0, len(chosen), batch_size):
+                batch = chosen[start : start + batch_size]
+                after = torch.cat([look(_changed(image, pixel, 3.0)) for pixel in batch])
+                reached[start : start + batch_size] |= ((after - before).abs() > 1e-12).any(1).cpu()
+        for number in (~reached & exact & mask[tuple(chosen.T)]).nonzero()[:, 0].tolist():
+            reached[number] = bool(look(_changed(torch.zeros_like(image), chosen[number], math.nan)).isnan().any())
+    found = []
+    for pixel, moved in zip(chosen.tolist(), reached.tolist(), strict=True):
+        inside = bool(mask[tuple(pixel)])
+        if moved != inside and (exact or moved):
+            found.append(Disagreement(*(pixel if len(pixel) == 2 else (0, *pixel)[-2:]), moved))
     return found
+
+
+class _Look:
+    """Calls a model and gives the features (1, values) of one position of a layer."""
+
+    def __init__(self, model, layer, grid, position):
+        self.model, self.layer, self.grid, self.position = model, layer, grid, position
+        self.modules = named_layers(model, [layer])
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.counts = None
+
+    def __call__(self, image):
+        seen = []
+        with Watch(self.modules, [self.layer], lambda _, output: seen.append(first_tensor(output, self.layer)),
+                   self.counts) as watch:  # fmt: skip
+            watch.run(self.model, image)
+            self.counts = dict(watch.seen)
+        return self.grid.pick(seen[-1], self.position).detach().flatten()[None]
+
+
+def _changed(image, pixel, by):
+    image = image.clone()
+    image[(0, slice(None), *pixel.tolist())] += by
+    return image
 
 
 def _sample(mask, pixels, generator):
@@ -297,58 +374,28 @@ def _is_item(node):
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 
-def _grid(layer, shape, place, maps):
-    """Recognise the layout of a layer's output by the dimensions along which its place in the image changes."""
-    place = compact(place)
-    varies = [i for i in range(len(shape)) if place.shape[i + 1] > 1]
-    if len(shape) == 4:
-        by_row = [d for d in varies if _changes(place[0], d)]
-        by_col = [d for d in varies if _changes(place[1], d)]
-        last = (1 in by_row and 2 not in by_row) or (2 in by_col and 3 not in by_col)
-        if not by_row and not by_col:  # everything sits in the middle: only the shape can tell
-            last = shape[1] == shape[2] != shape[3]
-        layout, (height, width), channel = ("NHWC", shape[1:3], 3) if last else ("NCHW", shape[2:], 1)
-        place = mix(place, [1, channel + 1])
-        centers = place[:2].expand(2, 1, *[1 if d == channel else shape[d] for d in (1, 2, 3)])
-        centers = centers.reshape(2, height, width).permute(1, 2, 0)
-        return Grid(layer, layout, height, width, _nearest_map(maps, (height, width), centers))
-    if len(shape) == 3 and shape[0] == 1:
-        dim = 2 if 2 in varies and 1 not in varies else 1
-        place = mix(place, [4 - dim]).expand(3, 1, *[shape[d] if d == dim else 1 for d in (1, 2)]).reshape(3, -1)
-        index = _lattice(place)
-        if index is None:  # tokens that all sit in the middle: the image's tokens come last, in order
-            sizes = [m.size for m in maps if 0 <= shape[dim] - math.prod(m.size) <= 16]
-            if sizes:
-                size = max(sizes, key=math.prod)
-                index = torch.arange(shape[dim] - math.prod(size), shape[dim]).reshape(size)
-        if index is not None:
-            centers = _nearest_map(maps, tuple(index.shape), place[:2, index].permute(1, 2, 0))
-            return Grid(layer, "tokens" if dim == 1 else "rows", *index.shape, centers, index)
-    if len(shape) == 2:
-        return Grid(layer, "channels", 1, 1, mix(place, [1, 2])[:2].reshape(1, 1, 2))
-    raise ValueError(f"layer {layer!r} gives a tensor of {'×'.join(map(str, shape))}, which is no map of features")
+def _is_item(node):
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 
-def _nearest_map(maps, size, centers):
-    fitting = [m for m in maps if m.size == tuple(size)]
-    return min(fitting, key=lambda m: m.cost).centers if fitting else centers
+def find_grid(layer, shape, place, labels, maps, image_size, layout):
+    """The :class:`Grid` of a layer's output, see :func:`ctxnet.measure.layout.find_dims`."""
+    n = len(image_size)
+    dims, axes, index = find_dims(layer, shape, compact(place), labels, n, layout)
+    keep = [d for d in dims if d is not None]
+    rest = mix(place, [d + 1 for d in range(len(shape)) if d not in keep])
+    rest = rest.expand(n + 1, *[shape[d] if d in keep else 1 for d in range(len(shape))])[:-1]
+    if index is not None:
+        size = tuple(index.shape)
+        centers = rest.reshape(n, -1)[:, index].movedim(0, -1)
+    else:
+        size = tuple(1 if d is None else shape[d] for d in dims)
+        centers = rest.reshape(n, *size).movedim(0, -1)
+    return Grid(layer, tuple(shape), tuple(dims), size, _nearest_map(maps, size, axes, centers), index)
 
 
-def _changes(values, dim):
-    return bool((values != values.narrow(dim, 0, 1)).any())
-
-
-def _lattice(place):
-    """Token numbers (rows, columns) of the tokens that lie on a lattice; None if there is no such lattice."""
-    least = place[2].min()
-    if not torch.isfinite(least):
-        return None
-    for tokens in ((place[2] <= least + 1e-6).nonzero()[:, 0], torch.isfinite(place[2]).nonzero()[:, 0]):
-        rows, row = torch.unique((place[0, tokens] * 1e3).round(), return_inverse=True)
-        cols, col = torch.unique((place[1, tokens] * 1e3).round(), return_inverse=True)
-        if len(rows) * len(cols) == len(tokens):
-            index = torch.full((len(rows), len(cols)), -1)
-            index[row, col] = tokens
-            if (index >= 0).all():
-                return index
-    return None
+def _nearest_map(maps, size, axes, centers):
+    """Where an earlier map of that size sits: shifted and shuffled copies in between do not move a feature."""
+    order = sorted(range(len(axes)), key=axes.__getitem__)
+    fitting = [m for m in maps if m.size == tuple(size[i] for i in order)]
+    return min(fitting, key=lambda m: m.cost).centers.permute(*axes, len(axes)) if fitting else centers

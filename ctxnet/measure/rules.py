@@ -5,19 +5,25 @@ one leading dimension of its own, followed by the dimensions of the value, where
 this dimension" (so that a mask that is equal for all channels costs one channel). Each step has two directions:
 
 ``back(mask)``  bool (layers, ...): which elements of the step's input can reach the marked elements of its output;
-``forward(place)``  float64 (3, ...): row, column and *cost* of each element. Row and column say where in the image it
-    sits by the arithmetic of strides and paddings. Where paths meet, the cheapest says where the result sits (equally
-    cheap ones are averaged): a skip connection costs nothing, a k×k window k−1 per side, a mixture over places as much
-    as they lie apart. Cost is infinite for what sits nowhere, such as padding or a class token.
+``forward(place)``  float64 (n + 1, ...) for an image of n dimensions: coordinates (row and column) and *cost* of each
+    element. The coordinates say where in the image it sits by the arithmetic of strides and paddings. Where paths meet,
+    the cheapest says where the result sits (equally cheap ones are averaged): a skip connection costs nothing, a k×k
+    window k−1 per side, a mixture over places as much as they lie apart. Cost is infinite for what sits nowhere, such as
+    padding or a class token.
 
-Weights do not matter: a zero weight reaches as much as any other.
+Learned weights do not matter: one that is zero reaches as much as any other. Zeros that are wired do: masks, kernels with
+zeros in a buffer, taps of an interpolation (see ``Trace.wired`` and ``Trace.known``).
 """
 
 import math
 
 import torch
 
+from ctxnet.measure.known import FAINT, NEARLY, SHUT
+from ctxnet.naming import require_known
+
 RULES = {}
+_NO_TAP = 1e-9  # an interpolation's weight that is there by rounding alone
 _JITTER = 1e-3  # cost of an irregular selection, so that the unshuffled copy decides where a mixture sits
 
 
@@ -66,20 +72,45 @@ def relations(trace, node, index=None):
         function = elementwise
     if function is None:
         raise unknown(call)
-    return function(call)
+    inputs, exact = function(call)
+    if index is None and isinstance(trace_value := node.meta["val"], torch.Tensor) and trace_value.is_floating_point():
+        known = trace.known(node)
+        if known is not None and not bool(known.isnan().all()):
+            inputs = [(source, [*steps, Keep(known.isnan() | (known == FAINT))]) for source, steps in inputs]
+    return inputs, exact
 
 
-def unknown(call, why="no rule says what it can reach"):
+def unknown(call, why="no rule says what it can reach; ctxnet.measure.register_rule adds one"):
     path = call.trace.path(call.node)
     kind = f" ({why})"
     return NotImplementedError(f"layer {path!r} calls {call.name.replace('::', '.')}, which cannot be followed{kind}")
+
+
+def register_rule(call, function):
+    """Say what an operator can reach that this package has no rule for.
+
+    Args:
+        call: such as ``torch.ops.aten.x`` or ``torch.ops.mylib.myop.default``.
+        function: of a :class:`Call`; returns ``([(input node, steps), ...], exact)``, see the top of this module, or a
+            name of a rule that is there, such as "relu", to treat it alike.
+
+    Raises:
+        TypeError: for anything that is no operator.
+        ValueError: for the name of no rule.
+    """
+    packet = getattr(call, "overloadpacket", call)
+    if not hasattr(packet, "_qualified_op_name"):
+        raise TypeError(f"{call!r} is no operator such as torch.ops.aten.relu")
+    if isinstance(function, str):
+        function = RULES[require_known("rule", f"aten::{function}", RULES)]
+    RULES[packet._qualified_op_name] = function
 
 
 def rule(names):
     """Decorator: the rule for the ATen calls of these names, separated by blanks."""
 
     def register(function):
-        RULES.update({f"aten::{name}": function for name in names.split()})
+        RULES.update({name if "::" in name else f"aten::{name}": function for name in names.split()})
         return function
 
     return register
@@ -111,7 +142,7 @@ def mix(place, dims):
     dims = [d for d in dims if place.shape[d] > 1]
     if not dims:
         return place
-    position, cost = place[:2], place[2:]
+    position, cost = place[:-1], place[-1:]
     least = cost.amin(dims, keepdim=True)
     weight = (cost <= least + 1e-9).to(place.dtype)
     mean = (position * weight).sum(dims, keepdim=True) / weight.sum(dims, keepdim=True)
@@ -119,12 +150,12 @@ def mix(place, dims):
     return torch.cat([mean, least + apart])
 
 
-def union(places):
-    """Where a result of several inputs sits: with the cheapest; without any, nowhere."""
+def union(places, n=2):
+    """Where a result of several inputs sits: with the cheapest; without any, nowhere in an image of n dimensions."""
     if not places:
-        return torch.tensor([0.0, 0.0, math.inf], dtype=torch.float64)
+        return torch.tensor([0.0] * n + [math.inf], dtype=torch.float64)
     ndim = max(p.ndim for p in places)
-    places = [p.reshape(3, *[1] * (ndim - p.ndim), *p.shape[1:]) for p in places]
+    places = [p.reshape(len(p), *[1] * (ndim - p.ndim), *p.shape[1:]) for p in places]
     return mix(torch.stack(torch.broadcast_tensors(*places), 1), [1])[:, 0] if len(places) > 1 else places[0]
 
 
@@ -146,7 +177,7 @@ class Mix:
     def forward(self, place):
         place = mix(place, self.dims)
         if self.cost:
-            place = torch.cat([place[:2], place[2:] + self.cost])
+            place = torch.cat([place[:-1], place[-1:] + self.cost])
         return place.squeeze(self.dims) if self.squeeze and self.dims else place
 
 
@@ -160,7 +191,7 @@ class Whole:
         return mask.reshape(len(mask), -1).any(1).reshape(-1, *[1] * self.ndim)
 
     def forward(self, place):
-        return mix(place, range(1, place.ndim)).reshape(3)
+        return mix(place, range(1, place.ndim)).reshape(len(place))
 
 
 class Channels:
@@ -200,7 +231,7 @@ class Window:
         return mask
 
     def forward(self, place):
-        position, cost = place[:2], place[2:]
+        position, cost = place[:-1], place[-1:]
         for index, (reach, center) in enumerate(zip(reversed(self.reaches), reversed(self.centers), strict=True)):
             dim, size = place.ndim - 1 - index, reach.shape[1]
             if place.shape[dim] == 1 < size:
@@ -212,11 +243,13 @@ class Window:
             position = first + part * (position.index_select(dim, high) - first)
             cost = cost.index_select(dim, center.round().clamp(0, size - 1).long())
         shape = torch.broadcast_shapes(position.shape[1:], cost.shape[1:])
-        return torch.cat([position.expand(2, *shape), (cost + self.cost).expand(1, *shape)])
+        return torch.cat([position.expand(len(position), *shape), (cost + self.cost).expand(1, *shape)])
 
 
 class Pick:
-    """Output i along ``dim`` is input ``source[i]``, or a constant where that is negative."""
+    """Output i along ``dim`` is input ``source[i]``, or a constant or another input where that is negative."""
+
+    joins = False  # whether the dimension goes on where the source is negative, as with padding
 
     def __init__(self, dim, source, size, squeeze=False, cost=0.0):
         self.dim, self.source, self.size, self.squeeze, self.cost = dim + 1, source, size, squeeze, cost
@@ -238,9 +271,9 @@ class Pick:
             shape[self.dim] = self.size
             place = place.expand(shape).index_select(self.dim, self.source.clamp(min=0))
             known = self.known.reshape(-1, *[1] * (place.ndim - 1 - self.dim))
-            place = torch.cat([place[:2] * known, torch.where(known, place[2:] + self.cost, math.inf)])
+            place = torch.cat([place[:-1] * known, torch.where(known, place[-1:] + self.cost, math.inf)])
         elif self.cost:
-            place = torch.cat([place[:2], place[2:] + self.cost])
+            place = torch.cat([place[:-1], place[-1:] + self.cost])
         return place.squeeze(self.dim) if self.squeeze else place
 
 
@@ -270,7 +303,8 @@ class Permute:
 class Move:
     """Any call that only copies elements: running it on element numbers (0: a constant) says where each came from."""
 
-    def __init__(self, run, number, shapes, out_shape, cost=0.0):
+    def __init__(self, run, number, shapes, out_shape, cost=0.0, keeps=False):
+        self.keeps = keeps  # whether every dimension of the result comes from the same one of the input
         offset = 1 + sum(math.prod(s) for s in shapes[:number])
         self.shape, self.out_shape, self.cost = shapes[number], out_shape, cost
         size = math.prod(self.shape)
@@ -287,10 +321,116 @@ class Move:
         return compact(result[:, 1:].reshape(-1, *self.shape))
 
     def forward(self, place):
-        place = place.expand(3, *self.shape).flatten(1)
-        nowhere = torch.tensor([[0.0], [0.0], [math.inf]], dtype=place.dtype)
-        place = torch.cat([nowhere, place + torch.tensor([[0.0], [0.0], [self.cost]])], 1)[:, self.source]
-        return compact(place.reshape(3, *self.out_shape))
+        n = len(place) - 1
+        place = place.expand(n + 1, *self.shape).flatten(1)
+        nowhere = torch.tensor([[0.0]] * n + [[math.inf]], dtype=place.dtype)
+        place = torch.cat([nowhere, place + torch.tensor([[0.0]] * n + [[self.cost]])], 1)[:, self.source]
+        return compact(place.reshape(n + 1, *self.out_shape))
+
+
+class Keep:
+    """Elements where ``mask`` is false are constants and reach nothing."""
+
+    def __init__(self, mask):
+        self.mask = compact(mask[None])
+
+    def back(self, mask):
+        return mask & self.mask
+
+    def forward(self, place):
+        return place
+
+
+class Expand:
+    """The input shows everywhere along dimensions of size 1 behind its own."""
+
+    def __init__(self, shape, out_shape):
+        self.shape, self.out_shape = shape, out_shape
+
+    def back(self, mask):
+        mask = mask.flatten(len(self.shape) + 1) if len(self.out_shape) > len(self.shape) else mask
+        return mask.any(-1) if len(self.out_shape) > len(self.shape) else mask
+
+    def forward(self, place):
+        return place.reshape(*place.shape, *[1] * (len(self.out_shape) - len(self.shape)))
+
+
+class Linear:
+    """Any call that is linear in its input and whose coefficients do not depend on the image."""
+
+    def __init__(self, run, shape, out_shape):
+        self.run, self.shape, self.out_shape = run, shape, out_shape
+
+    def back(self, mask):
+        rows = []
+        for row in mask.expand(-1, *self.out_shape):
+            x = torch.zeros(self.shape, dtype=torch.float64, requires_grad=True)
+            weights = torch.rand(self.out_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
+            with torch.enable_grad():
+                (reached,) = torch.autograd.grad(self.run(x), x, row * weights)
+            rows.append(reached.abs() > _NO_TAP)
+        return compact(torch.stack(rows))
+
+    def forward(self, place):
+        place = place.expand(len(place), *self.shape)
+        share = self.run(torch.ones(self.shape, dtype=torch.float64))
+        position = [self.run(p) / torch.where(share.abs() > _NO_TAP, share, 1) for p in place[:-1]]
+        return compact(torch.stack([*position, torch.where(share.abs() > _NO_TAP, _JITTER, math.inf).double()]))
+
+
+class Forget:
+    """Nothing changes but that dimension ``dim`` of the result is another one than the input's (see ``layout``)."""
+
+    def __init__(self, dim):
+        self.dim = dim
+
+    def back(self, mask):
+        return mask
+
+    def forward(self, place):
+        return place
+
+
+class Contract:
+    """A factor of a matrix product whose other factor has zeros: ``pattern`` is true where that one has none.
+
+    Args:
+        pattern: bool (…, I, K) of the first factor, or (…, K, J) of the second.
+        second: whether this step is about the second factor.
+    """
+
+    def __init__(self, pattern, second, ndim):
+        self.pattern, self.second = pattern.float(), second
+        self.mix = Mix([ndim - (2 if second else 1)], cost=_JITTER if second else 0.0)
+
+    def back(self, mask):
+        shape = list(mask.shape)
+        shape[-2 if self.second else -1] = self.pattern.shape[-2 if self.second else -1]
+        mask = mask.expand(shape).float()
+        transposed = self.pattern.transpose(-1, -2)
+        return (transposed @ mask if self.second else mask @ transposed) > 0
+
+    def forward(self, place):
+        return self.mix.forward(place)
+
+
+class Kernel:
+    """A convolution whose kernel has zeros that are wired: ``run`` is the call with a kernel of zeros and ones."""
+
+    def __init__(self, run, shape, out_shape, steps):
+        self.run, self.shape, self.out_shape, self.steps = run, shape, out_shape, steps
+
+    def back(self, mask):
+        mask = mask.expand(-1, *self.out_shape).flatten(0, 1).float()
+        x = torch.zeros(len(mask), *self.shape[1:], requires_grad=True)
+        with torch.enable_grad():
+            (reached,) = torch.autograd.grad(self.run(x), x, mask)
+        return compact((reached > 0.5).unflatten(0, (-1, self.shape[0])))
+
+    def forward(self, place):
+        for step in self.steps:
+            place = step.forward(place)
+        return place
 
 
 # ------------------------------------------------------------------------------------------------------ rules
@@ -343,17 +483,18 @@ def reduction(call):
         return elementwise(call)
     if "dim" not in call.args:
         return [(node, [Whole((1,) * ndim)])], True
-    keep = call.args.get("keepdim", "_fft" in call.name)
-    return [(node, [Mix(call.dims("dim", ndim), squeeze=not keep)])], True
+    fourier = "_fft" in call.name  # whose real and imaginary parts have zeros of their own: a bound
+    keep = call.args.get("keepdim", fourier)
+    return [(node, [Mix(call.dims("dim", ndim), squeeze=not keep)])], not fourier
 
 
-@rule("_softmax _log_softmax softmax log_softmax _safe_softmax logcumsumexp renorm")
+@rule("_softmax _log_softmax softmax log_softmax _safe_softmax renorm")
 def along_one(call):
     node = call["self"]
     return [(node, [Mix(call.dims("dim", node.meta["val"].ndim))])], True
 
 
-@rule("cumsum cumprod cummax cummin")
+@rule("cumsum cumprod cummax cummin logcumsumexp")
 def cumulative(call):
     node = call["self"]
     shape = tuple(node.meta["val"].shape)
@@ -407,24 +548,52 @@ def _normalised(call, node, steps):
 def product(call):
     first = call.args.get("mat1", call.args.get("batch1", call.args.get("input", call.args.get("self"))))
     second = call.args.get("mat2", call.args.get("batch2", call.args.get("weight", call.args.get("other"))))
-    result = []
+    result, exact = [], True
     if call.name in ("aten::addmm", "aten::baddbmm") and call.live(call["self"]):
         result.append((call["self"], [Mix()]))
     if call.live(first):
-        result.append((first, [Mix([first.meta["val"].ndim - 1])]))
+        pattern, exact = _nonzero(call, second)
+        if pattern is not None and call.name == "aten::linear":
+            pattern = pattern.transpose(-1, -2)
+        ndim = first.meta["val"].ndim
+        steps = [Mix([ndim - 1]) if pattern is None else Contract(pattern, False, ndim)]
+        result.append((first, [*steps, Forget(ndim - 1)] if call.live(second) else steps))
     if call.live(second):
         if call.name == "aten::linear" or second.meta["val"].ndim < 2:
             raise unknown(call, "its second factor depends on the image")
         # In q·kᵀ and in attention·v, the first factor says whose row the result is.
-        result.append((second, [Mix([second.meta["val"].ndim - 2], cost=_JITTER)]))
-    return result, True
+        pattern, also_exact = _nonzero(call, first)
+        ndim, exact = second.meta["val"].ndim, exact and also_exact
+        steps = [Mix([ndim - 2], cost=_JITTER) if pattern is None else Contract(pattern, True, ndim)]
+        result.append((second, [*steps, Forget(ndim - 2)] if call.live(first) else steps))
+    return result, exact
+
+
+def _nonzero(call, factor):
+    """(bool pattern of a factor that may be other than zero, or None where all may; whether none is nearly zero)."""
+    if not call.live(factor):
+        pattern = call.trace.wired(factor)
+        return (None if bool(pattern.all()) else pattern), True
+    known = call.trace.known(factor)
+    if known is None:
+        return None, True
+    pattern = known != 0
+    return (None if bool(pattern.all()) else pattern), not bool((known == FAINT).any())
 
 
 @rule("mv")
 def matrix_vector(call):
-    if call.live(call["vec"]):
-        raise unknown(call, "its vector depends on the image")
-    return [(call["self"], [Mix([1], squeeze=True)])], True
+    if call.live(call["self"]):
+        if call.live(call["vec"]):
+            raise unknown(call, "both of its factors depend on the image")
+        pattern, _ = _nonzero(call, call["vec"])
+        step = Mix([1]) if pattern is None else Contract(pattern[:, None], False, 2)
+        rows = call.shape[0]
+        return [(call["self"], [step, Reshape((rows, 1), (rows,))])], True
+    pattern, _ = _nonzero(call, call["self"])
+    rows, size = call["self"].meta["val"].shape
+    step = Mix([0], cost=_JITTER) if pattern is None else Contract(pattern, True, 2)
+    return [(call["vec"], [Reshape((size,), (size, 1)), step, Reshape((rows, 1), (rows,))])], True
 
 
 @rule(
@@ -434,27 +603,49 @@ def matrix_vector(call):
     "_scaled_dot_product_attention_math_for_mps scaled_dot_product_attention"
 )
 def attention(call):
-    """Every query sees every key. A hard mask is left out of account, so that the result is then an upper bound."""
+    """Every query sees every key that no mask shuts off."""
     if call.index not in (None, 0):
         raise unknown(call, "its statistics are used directly")
+    query, key = call["query"].meta["val"].shape, call["key"].meta["val"].shape
+    allowed, exact = _allowed(call, query, key)
     result = []
-    for name, dims in (("query", (-1,)), ("key", (-2, -1)), ("value", (-2,))):
+    for name in ("query", "key", "value"):
         node = call[name]
-        if call.live(node):
-            ndim = node.meta["val"].ndim
-            steps = [Mix([d % ndim for d in dims], cost=0.0 if name == "query" else _JITTER)]
-            heads, out = node.meta["val"].shape[-3], call.shape[-3]
-            if heads not in (1, out):  # grouped queries: whole groups share a key
-                steps.insert(0, Mix([ndim - 3]))
-            result.append((node, steps))
+        if not call.live(node):
+            continue
+        shape = node.meta["val"].shape
+        ndim, steps = len(shape), []
+        if name != "value":
+            steps.append(Mix([ndim - 1]))
+        if name != "query":
+            steps.append(Mix([ndim - 2], cost=_JITTER) if allowed is None else Contract(allowed, True, ndim))
+            heads, out = shape[-3], call.shape[-3]
+            if heads not in (1, out):  # grouped queries: a group shares a key
+                steps.insert(0, Pick(ndim - 3, torch.arange(out) // (out // heads), heads))
+            steps.append(Forget(ndim - 2))
+        result.append((node, steps))
     bias = call.args.get("attn_mask", call.args.get("attn_bias"))
     if call.live(bias):
         result.append((bias, [Mix([bias.meta["val"].ndim - 1])]))
-    masked = bool(call.args.get("is_causal"))
-    if bias is not None and not call.live(bias):
-        value = call.trace.value(bias)
-        masked |= bool((~value).any() if value.dtype == torch.bool else torch.isinf(value).any())
-    return result, not masked
+    return result, exact
+
+
+def _allowed(call, query, key):
+    """(bool (…, queries, keys): which keys a query sees, or None for all; whether that is exact)."""
+    bias, exact, allowed = call.args.get("attn_mask", call.args.get("attn_bias")), True, None
+    if bool(call.args.get("is_causal")):
+        allowed = torch.ones(query[-2], key[-2], dtype=torch.bool).tril()
+    if bias is not None:
+        value = call.trace.known(bias) if call.live(bias) else call.trace.value(bias)
+        if value is not None and value.dtype == torch.bool:
+            allowed = value
+        elif value is not None:
+            exact = not bool(((value <= NEARLY) & (value > SHUT)).any())
+            allowed = ~(value <= SHUT)
+    if allowed is None or bool(allowed.all()):
+        return None, exact
+    allowed = allowed.expand(*allowed.shape[:-2], query[-2], key[-2])
+    return allowed | ~allowed.any(-1, keepdim=True), exact
 
 
 @rule("convolution _convolution conv2d conv1d conv3d cudnn_convolution mkldnn_convolution convolution_overrideable")
@@ -478,7 +669,17 @@ def convolution(call):
         reaches.append(reach)
         centers.append(center)
         cost += (k - 1) * dilation
-    return [(node, [Channels(call["groups"], inputs[1], outputs[1]), Window(reaches, centers, cost)])], True
+    steps = [Channels(call["groups"], inputs[1], outputs[1]), Window(reaches, centers, cost)]
+    pattern = call.trace.wired(weight)
+    if bool(pattern.all()):
+        return [(node, steps)], True
+    args = dict(call.args) | {"weight": pattern.float(), "bias": None}
+    name = "input" if "input" in args else "self"
+
+    def run(x):
+        return call.node.target(**args | {name: x})
+
+    return [(node, [Kernel(run, tuple(inputs), tuple(outputs), steps)])], True
 
 
 @rule(
@@ -487,11 +688,10 @@ def convolution(call):
 )
 def pooling(call):
     node = call["self"]
-    n = len(_spread(call["kernel_size"], None))
+    n = int(next(c for c in call.name if c.isdigit()))
     if call.index == 1:
         raise unknown(call, "the indices of its maxima are used")
     kernel = _spread(call["kernel_size"], n)
-    n = len(kernel)
     stride = _spread(call["stride"] or call["kernel_size"], n)
     padding, dilation = _spread(call["padding"], n), _spread(call.args.get("dilation", 1), n)
     sizes, outs = node.meta["val"].shape[-n:], call.shape[-n:]
@@ -509,7 +709,7 @@ def pooling(call):
 )
 def adaptive_pooling(call):
     node = call["self"]
-    n = len(_spread(call["output_size"], None))
+    n = int(next(c for c in call.name if c.isdigit()))
     reaches, centers, cost = [], [], 0
     for size, out in zip(node.meta["val"].shape[-n:], call.shape[-n:], strict=True):
         first = torch.arange(out) * size // out
@@ -527,7 +727,7 @@ def adaptive_pooling(call):
     "_upsample_bilinear2d_aa _upsample_bicubic2d_aa"
 )
 def resize(call):
-    """Interpolation, probed with NaN along one dimension at a time for the samples that each output reads."""
+    """Interpolation, probed with unit impulses along one dimension at a time for the samples that each output reads."""
     node = call["self"] if "self" in call.args else call["input"]
     sizes, outs = tuple(node.meta["val"].shape[2:]), call.shape[2:]
     n = len(outs)
@@ -535,16 +735,19 @@ def resize(call):
     scale_names = [name for name in ("scales", "scales_d", "scales_h", "scales_w") if name in call.args]
     reaches, centers = [], []
     for i, (size, out) in enumerate(zip(sizes, outs, strict=True)):
-        probe = torch.zeros(size, size).fill_diagonal_(math.nan)
-        probe = probe.reshape(1, size, *[size if j == i else 1 for j in range(n)])
+        # One impulse an image, the same along the other dimensions; those have some size, since antialiasing kernels
+        # read other samples on a map that is one wide.
+        probe = torch.eye(size, dtype=torch.float64).reshape(size, 1, *[size if j == i else 1 for j in range(n)])
+        probe = probe.expand(size, 1, *[size if j == i else 4 for j in range(n)]).contiguous()
         args = dict(call.args)
         args["self" if "self" in args else "input"] = probe
-        args["output_size"] = [out if j == i else 1 for j in range(n)]
+        args["output_size"] = [out if j == i else 4 for j in range(n)]
         for j, name in enumerate(scale_names):
             args[name] = args[name] if j == i else None
         if "scale_factors" in args:
             args["scale_factors"] = None
-        reaches.append(call.node.target(**args).isnan().reshape(size, out).T)
+        taps = call.node.target(**args)[:, 0].movedim(i + 1, 1).reshape(size, out, -1)[..., 0]
+        reaches.append((taps.abs() > _NO_TAP).T)
         at = torch.arange(out, dtype=torch.float64)
         centers.append(at * (size - 1) / max(out - 1, 1) if corners else (at + 0.5) * size / out - 0.5)
     return [(node, [Window(reaches, centers, sum(s > 1 for s in sizes))])], True
@@ -671,7 +874,81 @@ def moving(call):
         return result if call.index is None else result[call.index]
 
     cost = _JITTER if call.name.split("::")[1] in ("index", "_unsafe_index", "gather", "take", "roll") else 0.0
-    return [(node, [Move(run, i, shapes, call.shape, cost)]) for i, node in enumerate(sources)], True
+    kind = call.name.split("::")[1]
+    keeps = kind in _KEEPING or (kind in ("index", "_unsafe_index") and _one_by_one(call))
+    return [(node, [Move(run, i, shapes, call.shape, cost, keeps)]) for i, node in enumerate(sources)], True
+
+
+def _one_by_one(call):
+    """Whether each index of an indexing call runs along the dimension that it picks from."""
+    indices = [(d, call.trace.value(i).shape) for d, i in enumerate(call["indices"]) if i is not None]
+    first, count = indices[0][0], len(indices)
+    if [d for d, _ in indices] != list(range(first, first + count)):
+        return False
+    shapes = [[1] * (count - len(shape)) + list(shape) for _, shape in indices]
+    return all(len(shape) == count and math.prod(shape) == shape[i] for i, shape in enumerate(shapes))
+
+
+_KEEPING = frozenset((
+    "unfold", "unfold_copy",
+    "roll", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
+    "replication_pad2d", "replication_pad3d", "repeat", "tile", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "tril", "triu", "masked_fill", "where", "slice_scatter", "select_scatter", "index_put", "repeat_interleave", "scatter",
+    "index_copy", "index_fill", "native_channel_shuffle", "diagonal_scatter", "gather", "take_along_dim",
+))  # fmt: skip
+
+
+@rule("col2im grid_sampler_2d grid_sampler_3d scatter_add index_add max_unpool2d max_unpool3d")
+def linear(call):
+    """Sums of elements with constant coefficients: of windows that are put back, of samples at constant places."""
+    deciding = [call.args.get(name) for name in ("index", "indices", "grid")]
+    if any(call.live(d) for d in deciding):
+        if call.name.startswith("aten::grid_sampler"):
+            raise unknown(call, "where it samples depends on the image")
+        return [(node, [Whole(node.meta["val"].shape)]) for node in call.inputs], False
+    sources, result = call.inputs, []
+    for node in sources:
+
+        def run(x, node=node):
+            if node is call.args.get("src"):  # of which no more than the index's size is read
+                x = x[tuple(slice(size) for size in call.trace.value(call["index"]).shape)]
+
+            def substitute(other):
+                if other is node:
+                    return x
+                value = call.trace.value(other)
+                if any(other is d for d in deciding):
+                    return value.double() if value.is_floating_point() else value
+                return torch.zeros_like(value, dtype=torch.float64)
+
+            args, kwargs = torch.fx.node.map_arg((call.node.args, call.node.kwargs), substitute)
+            return call.node.target(*args, **kwargs)
+
+        result.append((node, [Linear(run, tuple(node.meta["val"].shape), call.shape)]))
+    return result, True
+
+
+@rule("view_as_real view_as_real_copy")
+def as_real(call):
+    shape = tuple(call["self"].meta["val"].shape)
+    return [(call["self"], [Expand(shape, (*shape, 2))])], True
+
+
+@rule("view_as_complex view_as_complex_copy")
+def as_complex(call):
+    return [(call["self"], [Mix([call["self"].meta["val"].ndim - 1], squeeze=True)])], True
+
+
+@rule("mkldnn_rnn_layer")
+def recurrent(call):
+    """One direction of an LSTM over (steps, N, C): a step sees all that came before it, in its direction."""
+    if call.index not in (None, 0):
+        raise unknown(call, "its last state is used directly")
+    node = call["input"]
+    steps, n, channels = node.meta["val"].shape
+    order = torch.ones(steps, steps).tril().bool()
+    window = Window([order.T if call["reverse"] else order], [torch.arange(steps, dtype=torch.float64)], steps)
+    return [(node, [Mix([2]), Permute([1, 2, 0]), window, Permute([2, 0, 1])])], True
 
 
 def _constant_pad(call):
@@ -687,6 +964,8 @@ def _constant_pad(call):
 
 
 class _Padded(Pick):
+    joins = True
+
     def __init__(self, dim, left, size, out):
         source = torch.arange(out) - left
         super().__init__(dim, torch.where(source < size, source, -1).clamp(min=-1), size)

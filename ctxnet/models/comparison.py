@@ -5,10 +5,10 @@ import copy
 from ..extras import require
 
 
-def create_comparison(name, *, num_classes, width, input_size, drop_rate=0.0):
+def create_comparison(name, *, num_classes, width, input_size, drop_rate=0.0, scale_head=False):
     """HRNet-W18, ConvNeXt-T or ViT-B/16 from timm, all channel counts scaled by ``width`` / 64.
 
-    HRNet's classification head keeps its size below full width: timm fixes it.
+    HRNet's classification head, whose size timm fixes, is scaled with the rest only by ``scale_head``.
     """
     require("timm", user=name)
     import timm
@@ -30,4 +30,23 @@ def create_comparison(name, *, num_classes, width, input_size, drop_rate=0.0):
     config["stem_width"] = max(1, round(config["stem_width"] * scale))
     for stage in ("stage1", "stage2", "stage3", "stage4"):
         config[stage]["num_channels"] = tuple(max(4, round(c * scale)) for c in config[stage]["num_channels"])
-    return HighResolutionNet(config, num_classes=num_classes, drop_rate=drop_rate)
+    made = _scaled_hrnet(scale) if scale_head else HighResolutionNet
+    return made(config, num_classes=num_classes, drop_rate=drop_rate)
+
+
+def _scaled_hrnet(scale):
+    """HRNet whose classification head is scaled like the rest: timm sets its channel counts to constants when it is made."""
+    from timm.models.hrnet import HighResolutionNet
+
+    def scaled(name):
+        def set_scaled(self, value):
+            narrow = [max(4, round(count * scale)) for count in (value if isinstance(value, list) else [value or 0])]
+            self.__dict__[name] = narrow if isinstance(value, list) else value and narrow[0]
+
+        return property(lambda self: self.__dict__[name], set_scaled)
+
+    class ScaledHRNet(HighResolutionNet):
+        head_channels = scaled("head_channels")
+        num_features = scaled("num_features")
+
+    return ScaledHRNet

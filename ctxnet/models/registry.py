@@ -26,7 +26,8 @@ def list_models(pattern="*"):
     return names
 
 
-def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop_rate=0.0, pretrained=False, **overrides):
+def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop_rate=0.0, init_seed=None,
+                 draw_seed=None, scale_head=False, pretrained=False, **overrides):
     """Build a network of the thesis, or a variation of one.
 
     Args:
@@ -38,17 +39,22 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
         input_size: side of the square input in pixels: ViT's grid needs it, and it lets a ``d`` larger than the map
             be refused. ResNets accept any other size afterwards.
         drop_rate: share of the features before the classifier that dropout sets to zero in training.
+        init_seed: decides the initial weights instead of ``seed``, and draws those of a ResNet layer by layer: networks
+            with the same ``init_seed`` start with the same weights wherever a layer has the same name and shape.
+        draw_seed: decides random positions instead of ``seed``.
+        scale_head: also scale HRNet's classification head by ``width``; without effect on other networks.
         pretrained: True downloads torchvision's ImageNet weights; a path (``.safetensors``, ``.pth``) or a state
             dict loads those of a plain ResNet of the same depth and width. See ``load_plain_weights``.
         **overrides: arguments of :class:`ctxnet.models.resnet.ResNet` that replace or extend the row's own:
-            ``context``, ``k``, ``d``, ``encoding``, ``stages``, ``blocks``, ``dilation``.
+            ``context``, ``k``, ``d``, ``encoding``, ``tile``, ``stages``, ``blocks``, ``dilation``, ``spatial``,
+            ``downsample``, ``zero_init``, ``offset_scale``.
 
     Raises:
         ValueError: on a wrong name or value, with the nearest valid one.
     """
     variant = VARIANTS[require_known("model", name, VARIANTS)]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed if init_seed is None else init_seed)
         if isinstance(variant.arch, str):
             if overrides or pretrained:
                 given = ", ".join(overrides) or "pretrained"
@@ -57,10 +63,14 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
             if variant.arch.startswith("cifar_"):
                 return create_cifar(variant.arch, num_classes=num_classes, width=width, drop_rate=drop_rate)
             return create_comparison(
-                variant.arch, num_classes=num_classes, width=width, input_size=input_size, drop_rate=drop_rate
+                variant.arch, num_classes=num_classes, width=width, input_size=input_size, drop_rate=drop_rate,
+                scale_head=scale_head,
             )
-        model = ResNet(variant.arch, num_classes=num_classes, width=width, seed=seed, input_size=input_size,
+        positions = seed if draw_seed is None else draw_seed
+        model = ResNet(variant.arch, num_classes=num_classes, width=width, seed=positions, input_size=input_size,
                        drop_rate=drop_rate, **variant.args | overrides)
+        if init_seed is not None:
+            model.draw_by_layer(init_seed)
     if pretrained is not False:
         state = torchvision_state_dict(variant.arch) if pretrained is True else read_state_dict(pretrained)
         load_plain_weights(model, state)

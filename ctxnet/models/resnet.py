@@ -3,10 +3,17 @@
 Module names are torchvision's, so ordinary ResNet weights fit. The stride sits in the 3×3 convolution of a
 bottleneck. The slot lies after the 3×3 convolution (its normalisation and ReLU included) and before the last
 convolution, which widens when the block in the slot hands on more channels (thesis Figure 3.2).
+
+A *starved* network (``spatial=1``) has 1×1 convolutions instead of its 3×3: whatever its blocks see of other places comes
+through the slot. Strides that skip positions would blind it to most pixels, so ``downsample="average"`` takes the mean of
+2×2 positions before every stride, in the shortcuts too.
 """
 
+import hashlib
 import inspect
+import math
 
+import torch
 from torch import nn
 
 from ..blocks import BLOCKS
@@ -26,23 +33,32 @@ def _shortcut(inputs, outputs, stride):
     return nn.Sequential(_conv(inputs, outputs, 1, stride=stride), nn.BatchNorm2d(outputs))
 
 
+def _pool(stride, average):
+    """What comes before a block that halves the map, and the stride that is left to the block."""
+    if average and stride > 1:
+        return nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False), 1
+    return nn.Identity(), stride
+
+
 class BasicBlock(nn.Module):
     """3×3, slot, 3×3 (ResNet-18 and 34)."""
 
     expansion = 1
     widened = "conv2"
 
-    def __init__(self, inputs, channels, stride, dilation, make_context):
+    def __init__(self, inputs, channels, stride, dilation, make_context, spatial=3, average=False):
         super().__init__()
-        self.conv1 = _conv(inputs, channels, 3, stride=stride, dilation=dilation)
+        self.pool, stride = _pool(stride, average)
+        self.conv1 = _conv(inputs, channels, spatial, stride=stride, dilation=dilation)
         self.bn1 = nn.BatchNorm2d(channels)
         self.context = make_context(channels)
-        self.conv2 = _conv(getattr(self.context, "out_channels", channels), channels, 3, dilation=dilation)
+        self.conv2 = _conv(getattr(self.context, "out_channels", channels), channels, spatial, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inputs, channels, stride)
 
     def forward(self, x):
+        x = self.pool(x)
         identity = x if self.downsample is None else self.downsample(x)
         y = convolve(self.conv2, self.context, self.relu(self.bn1(self.conv1(x))))
         return self.relu(self.bn2(y) + identity)
@@ -54,12 +70,13 @@ class Bottleneck(nn.Module):
     expansion = 4
     widened = "conv3"
 
-    def __init__(self, inputs, channels, stride, dilation, make_context):
+    def __init__(self, inputs, channels, stride, dilation, make_context, spatial=3, average=False):
         super().__init__()
         outputs = channels * self.expansion
+        self.pool, stride = _pool(stride, average)
         self.conv1 = _conv(inputs, channels, 1)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = _conv(channels, channels, 3, stride=stride, dilation=dilation)
+        self.conv2 = _conv(channels, channels, spatial, stride=stride, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(channels)
         self.context = make_context(channels)
         self.conv3 = _conv(getattr(self.context, "out_channels", channels), outputs, 1)
@@ -68,10 +85,16 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, x):
+        x = self.pool(x)
         identity = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = convolve(self.conv3, self.context, self.relu(self.bn2(self.conv2(y))))
         return self.relu(self.bn3(y) + identity)
+
+
+def scaled_offset(d, scale):
+    """An offset or dilation ``d`` on a map that is ``scale`` times as large, rounded half up, at least 1."""
+    return max(1, math.floor(d * scale + 0.5))
 
 
 def stage_sizes(input_size):
@@ -110,10 +133,15 @@ class ResNet(Classifier):
         stages: stages (1 … 4) whose blocks get it.
         blocks: single block names such as ``["layer2.0"]`` instead of whole stages.
         dilation: dilation of every 3×3 convolution of the residual blocks (thesis §4.7, first row).
+        spatial: side of the residual blocks' spatial convolutions: 3, or 1 for a starved network.
+        downsample: "stride", or "average": 2×2 positions are averaged before every stride of the blocks.
+        zero_init: the last normalisation of every block starts at zero, so that the block starts as its shortcut.
+        offset_scale: ``d`` and ``dilation`` are multiplied by this, rounded, at least 1: 128 / 224 makes 2, 5 and 9 of the
+            thesis' 4, 8 and 16, the same share of a map at 128 px.
         seed: what random positions are derived from. (Weights follow the global generator; see ``create_model``.)
         input_size: side of the input in pixels, if known: lets a ``d`` larger than every map be refused.
         drop_rate: share of the pooled features that dropout sets to zero in training, 0 … 1.
-        **context_args: arguments of the block: ``k``, ``d``, ``encoding``.
+        **context_args: arguments of the block: ``k``, ``d``, ``encoding``, ``tile``.
 
     Input (N, 3, H, W), output (N, num_classes).
 
@@ -122,7 +150,8 @@ class ResNet(Classifier):
     """
 
     def __init__(self, depth=50, *, num_classes=10, width=64, context=None, stages=(1, 2, 3, 4), blocks=None,
-                 dilation=1, seed=0, input_size=None, drop_rate=0.0, **context_args):
+                 dilation=1, spatial=3, downsample="stride", zero_init=False, offset_scale=1.0, seed=0, input_size=None,
+                 drop_rate=0.0, **context_args):
         super().__init__()
         if depth not in STAGES:
             near = min(STAGES, key=lambda known: abs(known - depth))
@@ -130,6 +159,16 @@ class ResNet(Classifier):
         require_at_least("width", width, 1)
         require_at_least("num_classes", num_classes, 1)
         require_at_least("dilation", dilation, 1)
+        if spatial not in (1, 3):
+            raise ValueError(f"spatial={spatial!r} is not 1 or 3; nearest valid value: {3 if spatial != 0 else 1}")
+        if spatial == 1 and dilation > 1:
+            raise ValueError(f"dilation={dilation} needs a 3×3 convolution, and spatial=1 has none; nearest valid value: 1")
+        require_known("downsample", downsample, ("stride", "average"))
+        if not 0 < offset_scale <= 1:
+            raise ValueError(f"offset_scale={offset_scale!r} must lie in (0, 1]; nearest valid value: 1.0")
+        dilation = scaled_offset(dilation, offset_scale) if dilation > 1 else 1
+        if "d" in context_args:
+            context_args["d"] = scaled_offset(context_args["d"], offset_scale)
         names = [f"layer{s + 1}.{b}" for s, count in enumerate(STAGES[depth]) for b in range(count)]
         chosen = _chosen_blocks(names, stages, blocks) if context else []
         _check_context(context, context_args, dilation, chosen or names, input_size)
@@ -153,10 +192,29 @@ class ResNet(Classifier):
             channels, layers = width * 2**stage, []
             for index in range(count):
                 stride = 2 if stage and not index else 1
-                layers.append(kind(inputs, channels, stride, dilation, make_context(f"layer{stage + 1}.{index}")))
+                make = make_context(f"layer{stage + 1}.{index}")
+                layers.append(kind(inputs, channels, stride, dilation, make, spatial, downsample == "average"))
                 inputs = channels * kind.expansion
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.finish(inputs, num_classes, drop_rate)
+        if zero_init:
+            for module in self.modules():
+                if isinstance(module, kind):
+                    nn.init.zeros_((module.bn2 if kind is BasicBlock else module.bn3).weight)
+
+    @torch.no_grad()
+    def draw_by_layer(self, seed):
+        """Draw all weights anew, those of each layer from (``seed``, its name), as they were drawn when it was made.
+
+        Networks that differ in some layers then start with the same weights in all others.
+        """
+        with torch.random.fork_rng(devices=[]):
+            for name, module in self.named_modules():
+                if isinstance(module, (nn.Conv2d, nn.Linear)):
+                    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little"))
+                    module.reset_parameters()
+                    if isinstance(module, nn.Conv2d):
+                        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward_features(self, x):
         """(N, 3, H, W) → (N, num_features, H/32, W/32), rounded up."""

@@ -15,18 +15,16 @@ and ``a=b``), and the executed notebook keeps nothing that differs between equal
 
 import ast
 import contextlib
-import ctypes
 import os
 import re
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
-from ctxnet.files import remove_partials, write_text
+from ctxnet.files import one_line, remove_partials, write_text
 from ctxnet.locking import one_writer
 from ctxnet.naming import require_known, unknown_name
+from ctxnet.process import die_with_parent, one_interrupt
 
 REQUIRED = object()
 TYPES = {kind.__name__: kind for kind in (str, bool, int, float, list, tuple, dict)}
@@ -254,21 +252,6 @@ def _without_traces(node):
     return node
 
 
-def die_with_parent(signum=signal.SIGTERM):
-    """Send this process ``signum`` when the one that started it ends, even if that was killed."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signum)  # 1: PR_SET_PDEATHSIG
-    else:
-        threading.Thread(target=_watch, args=(parent, signum), daemon=True).start()
-
-
-def _watch(parent, signum):
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signum)
-
-
 def command(work, arguments=None):
     """Call ``work(words)`` as a command line that ends with its parent process.
 
@@ -278,9 +261,10 @@ def command(work, arguments=None):
     die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        work(sys.argv[1:] if arguments is None else list(arguments))
+        with one_interrupt():
+            work(sys.argv[1:] if arguments is None else list(arguments))
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -11,7 +11,7 @@ import math
 import sys
 from pathlib import Path
 
-from ctxnet.files import write_csv, write_json
+from ctxnet.files import write_csv, write_json, write_sealed
 from ctxnet.naming import require_known
 from ctxnet.pipeline.notebook import command, run_notebook
 
@@ -26,15 +26,10 @@ def data(protocol, root="."):
         ValueError: on an unknown protocol or a wrong setting, also among ``rows`` and ``protocol_names``.
     """
     from ctxnet.data import prepare_dataset
-    from ctxnet.models import list_models
     from ctxnet.training import load_params, load_protocol
 
     path = Path(root) / "params.yaml"
     settings, params = load_protocol(protocol, path), load_params(path)
-    for variant in params["rows"]:
-        require_known("variant", variant, list_models())
-    for name in params["protocol_names"]:
-        require_known("protocol", name, params["protocols"])
     prepared = prepare_dataset(settings, params, root)
     summary = {
         "dataset": settings.dataset,
@@ -44,16 +39,17 @@ def data(protocol, root="."):
         "valid_images": len(prepared.valid_ids),
         "manifest_hash": prepared.manifest_hash,
     }
-    write_json(Path(root) / "data" / f"{protocol}.json", summary)
+    write_sealed(Path(root) / "data" / f"{protocol}.json", summary)
 
 
 def report(protocol, root="."):
-    """Run every chapter notebook on a protocol's records, then write metrics, curves, model cards and the report page.
+    """Run every chapter notebook on a protocol's records, and write figures, tables, model cards, metrics and curves.
 
-    The executed chapters are kept in ``results/<protocol>/notebook/``.
+    The executed chapters are kept in ``results/<protocol>/notebook/``; :func:`site` makes pages of them.
     """
-    from ctxnet.report.cards import write_cards
-    from ctxnet.report.html import build_report
+    from ctxnet.paper.cards import write_cards
+    from ctxnet.paper.claims import write_claims
+    from ctxnet.paper.words import write_tables
     from ctxnet.training import load_protocol
 
     root = Path(root)
@@ -62,24 +58,24 @@ def report(protocol, root="."):
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
         _execute(chapter, protocol, root, save=True)
     _summarise(protocol, root, results)
+    write_tables(protocol, root)
+    write_claims(protocol, root)
     write_cards(protocol, root)
-    build_report(protocol, root=root)
 
 
 def site(protocol, out="site", root=".", *, pdf=False):
-    """Build the static site of a protocol's committed results; returns the path of its first page.
+    """Build the pages of a protocol's results; returns the path of its first page.
 
     Chapters are executed if they have not been since the notebooks, the code or the records changed.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.site.build_site`.
+        ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.paper.book.build_site`.
     """
-    from ctxnet.site import build_site, require_figures
+    from ctxnet.paper.book import build_site
     from ctxnet.training import load_protocol
 
     root = Path(root)
     load_protocol(protocol, root / "params.yaml")
-    require_figures(protocol, root)  # before minutes of work
     sources = [path for kind in ("ctxnet/**/*.py", "results/*/**/record.json") for path in root.glob(kind)]
     newest = max((path.stat().st_mtime for path in sources), default=0)
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
@@ -99,7 +95,7 @@ def _summarise(protocol, root, results):
     """``metrics.json``: top-1 of each variant; ``history.csv``: the same per epoch; ``distance.csv``: mean distance per
     block of the trained networks, in percent of the side. Means over the seeds. Cells are empty past a network's last block
     and for rows without a record, since DVC draws no plot at all where a column is missing."""
-    from ctxnet.report.records import load_history, load_profile, load_records
+    from ctxnet.paper.results import load_history, load_profile, load_records
     from ctxnet.training import load_params
 
     records = load_records(protocol, root)

@@ -16,6 +16,7 @@ from ..naming import require_known
 from ..tensors import load_tensors
 from .protocol import identity, load_params, rows_of, seeds_of
 from .run import read_record, require_device, run
+from .seeds import parse_seeds
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def plan(protocol, *, root=".", rows=None, seeds=None):
     order += [row for row in known if row not in order]
     chosen = [row for row in order if rows is None or row in rows]
     wanted = {row: seeds_of(protocol, row, params) if seeds is None else seeds for row in chosen}
-    every = sorted({seed for some in wanted.values() for seed in some}, key=lambda seed: (seed != 0, seed))
+    every = sorted({seed for some in wanted.values() for seed in some}, key=_first_seed_first)
     jobs = [(row, seed) for seed in every for row in chosen if seed in wanted[row]]
     cost = _costs(protocol, params, root)
     return [_job(protocol, row, seed, root, cost) for row, seed in jobs]
@@ -103,6 +104,11 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
         finished += 1
         print(f"{job.variant} seed {job.seed}: top-1 {result.record['top1']:.2%}", flush=True)
     return finished, failed
+
+
+def _first_seed_first(seed):
+    number = parse_seeds(seed).seed
+    return number != 0, number, str(seed)
 
 
 def _epoch_minutes(job):

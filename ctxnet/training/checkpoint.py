@@ -2,6 +2,8 @@
 
 import time
 
+import torch
+
 from ..tensors import load_tensors, save_tensors
 
 SHARE = 0.05
@@ -51,7 +53,21 @@ def load_checkpoint(path, learner):
     device = next(learner.model.parameters()).device  # fastai's optimisers do not move what they are given
     tensors = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith("optimizer")}
     learner.opt.load_state_dict(_put_together(state.pop("optimizer"), tensors))
+    _lay_out_like_parameters(getattr(learner.opt, "opt", learner.opt))
     return state
+
+
+def _lay_out_like_parameters(optimizer):
+    """Give the optimiser's tensors the memory format of their parameters.
+
+    A fused optimiser walks through both in the order in which they lie in memory. A file holds them in one order.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            kept = optimizer.state[parameter]
+            for name, value in kept.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    kept[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _take_apart(tree, name, tensors):

@@ -12,12 +12,12 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from .. import provenance
-from ..atlas.measures import erf_share, rf_side
 from ..data import normalise
 from ..data.photograph import photograph
 from ..files import atomic_path, remove_partials, sha256, write_csv, write_json, write_sealed
 from ..locking import one_writer
 from ..measure import profile_lattice, residual_blocks
+from ..measure.summary import erf_share, rf_side
 from ..models import list_models
 from ..naming import require_known
 from .context import initial_network

@@ -7,6 +7,7 @@ ends. What is computed is the same, bit by bit, and so is what callbacks see.
 """
 
 import torch
+import torch.nn.functional as F
 from fastai.callback.core import CancelBackwardException, CancelBatchException, CancelStepException, TrainEvalCallback, event
 from fastai.learner import Learner
 
@@ -113,7 +114,8 @@ class LeanLearner(Learner):
             self.pred = self.model(*self.xb)
         self.pred = self.pred.float()
         self._call_one("after_pred")
-        self.loss_grad = self.loss_func(self.pred, *self.yb)
+        # a smoothed target is for learning; what is validated is judged by the true one
+        self.loss_grad = self.loss_func(self.pred, *self.yb) if self.training else F.cross_entropy(self.pred, *self.yb)
         self.loss = self.loss_grad.detach()
         self._call_one("after_loss")
         self.sums.add(self.loss_grad, self.pred, self.yb[0], keep=self.keep_answers or not self.training)

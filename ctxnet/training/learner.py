@@ -8,10 +8,12 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Recorder
 from fastai.optimizer import OptimWrapper, ranger
+from fastai.torch_core import trainable_params
 from tqdm.auto import tqdm
 
 from .graphs import record_graphs
 from .lean import LeanLearner
+from .schedule import learning_rate
 
 
 class Bookkeeper(Callback):
@@ -49,6 +51,18 @@ class Bookkeeper(Callback):
         return loss
 
 
+class StepRate(Callback):
+    """The learning rate of schedule "linear", which changes with every step."""
+
+    def __init__(self, protocol):
+        self.protocol, self.epoch_number = protocol, 0
+
+    def before_batch(self):
+        if self.learn.training:
+            progress = self.epoch_number + (self.learn.iter + 0.5) / self.learn.n_iter
+            self.learn.opt.set_hypers(lr=learning_rate(self.protocol, progress))
+
+
 class RunProgress(Callback):
     """One bar over all batches of all epochs, so that its estimate is that of the whole run."""
 
@@ -72,15 +86,19 @@ class RunProgress(Callback):
 def build_learner(model, dls, protocol, *, cbs=()):
     """A Learner on ``protocol.device`` with the protocol's optimiser, channels-last weights, and a ``Bookkeeper``."""
     learner = LeanLearner(
-        dls, model.to(protocol.device, memory_format=torch.channels_last), loss_func=torch.nn.CrossEntropyLoss(),
+        dls, model.to(protocol.device, memory_format=torch.channels_last),
+        loss_func=torch.nn.CrossEntropyLoss(label_smoothing=protocol.label_smoothing),
         opt_func=_optimizer(protocol),
-        cbs=[Bookkeeper(), *cbs],
+        splitter=weights_and_others if protocol.decay_weights_only else trainable_params,
+        cbs=[Bookkeeper(), *([StepRate(protocol)] if protocol.schedule == "linear" else []), *cbs],
     )
     learner.remove_cbs([Recorder, ProgressCallback])
     learner.bf16, learner.keep_answers = protocol.precision == "bf16", protocol.train_top1
     if protocol.compile:
         learner.model.compile(backend=protocol.compile)
     learner.create_opt()
+    if protocol.decay_weights_only:
+        learner.opt.set_hypers(wd=[protocol.weight_decay, 0.0])
     if protocol.cuda_graph and protocol.device == "cuda":
         record_graphs(
             learner.model, batch_size=protocol.batch_size, image_size=protocol.image_size, bf16=learner.bf16
@@ -88,15 +106,22 @@ def build_learner(model, dls, protocol, *, cbs=()):
     return learner
 
 
+def weights_and_others(model):
+    """Two groups of parameters: weights of layers, and biases, gains and the like, which have one dimension."""
+    parameters = trainable_params(model)
+    return [[p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]]
+
+
 def _optimizer(protocol):
     """fastai's ``opt_func``. SGD and AdamW are torch's own: fastai's launch hundreds of small kernels a step."""
-    decay, fused = protocol.weight_decay, protocol.device == "cuda"
+    decay, fused = protocol.weight_decay, True
     if protocol.optimizer == "ranger":
         return partial(ranger, mom=protocol.momentum, wd=decay)
     if protocol.optimizer == "adamw":
         betas = (protocol.momentum, 0.999)
         return partial(OptimWrapper, opt=torch.optim.AdamW, betas=betas, weight_decay=decay, fused=fused)
-    return partial(OptimWrapper, opt=torch.optim.SGD, momentum=protocol.momentum, weight_decay=decay, fused=fused)
+    return partial(OptimWrapper, opt=torch.optim.SGD, momentum=protocol.momentum, nesterov=protocol.nesterov,
+                   weight_decay=decay, fused=fused)
 
 
 def require_graphs():
@@ -118,6 +143,8 @@ def fit_epoch(learner, epoch, rate, *, validate=True):
         FloatingPointError: if the training or the validation loss is not finite.
     """
     learner.validating = validate
+    if hasattr(learner, "step_rate"):
+        learner.step_rate.epoch_number = epoch
     learner.fit(1, lr=rate)
     if learner.model._compiled_call_impl is not None:
         require_graphs()

@@ -2,11 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
-import yaml
-
-from ..naming import require_known, unknown_name
+from .. import settings
+from ..naming import require_known
+from .seeds import distinct, parse_seeds
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,25 @@ class Protocol:
         device: "cpu" or "cuda".
         profile_images: validation images averaged in the context profile.
         optimizer: "sgd", "adamw" or "ranger".
-        schedule: "step" (``decay_epochs``) or "cosine" (to zero over the run).
-        warmup_epochs: the rate rises to ``learning_rate`` over so many epochs first.
+        nesterov: SGD's momentum looks ahead (Sutskever et al., 2013).
+        decay_weights_only: weight decay leaves biases and normalisation alone (He et al., 2019, arXiv:1812.01187).
+        schedule: "step" (``decay_epochs``), "cosine" (to zero over the run) or "linear" (to zero, changing at every step).
+        warmup_epochs: the rate rises to ``learning_rate`` over so many epochs first; whole ones unless it is "linear".
+        label_smoothing: share of the target that is spread over all classes, in training only.
         drop_rate: share of the features before the classifier that dropout sets to zero.
         precision: "float32", or "bf16" for bfloat16 autocast over float32 weights.
         compile: backend of ``torch.compile`` ("inductor"); empty: none.
         cuda_graph: on a GPU, replay a recording of the network's training step instead of launching its kernels one by
             one; no part of a run's identity, and without effect on a CPU.
+        by_layer: initial weights are drawn for each layer by its name, so that rows share them where shapes agree.
+        zero_init: the last normalisation of every residual block starts at zero (Goyal et al., 2017); ResNets only.
+        scale_offsets: offsets and dilations of ResNets shrink with the map, by ``image_size`` / 224, and HRNet's head with
+            ``width``.
+        held_out: share of every class's training images that takes the place of the validation set, which then stays
+            shut: for finding settings.
+        initial_profile: also measure the network before its first step (receptive field and mean distance).
         train_top1: also keep the share of right answers on the training batches, as they are seen in training.
+        note: what a reader must know before comparing numbers of this protocol with others; no part of a run's identity.
         validate_every: epochs from one validation to the next; there is always one after the last epoch.
     """
 
@@ -60,14 +70,23 @@ class Protocol:
     device: str
     profile_images: int
     optimizer: str = "sgd"
+    nesterov: bool = False
+    decay_weights_only: bool = False
     schedule: str = "step"
-    warmup_epochs: int = 0
+    warmup_epochs: float = 0.0
+    label_smoothing: float = 0.0
     drop_rate: float = 0.0
     precision: str = "float32"
     compile: str = ""
     cuda_graph: bool = False
+    by_layer: bool = False
+    zero_init: bool = False
+    scale_offsets: bool = False
+    held_out: float = 0.0
+    initial_profile: bool = False
     train_top1: bool = False
     validate_every: int = 1
+    note: str = ""
 
     def validates(self, epoch):
         """Whether the epoch (counted from 0) ends with a validation."""
@@ -101,25 +120,96 @@ class Lattice:
 _CHOICES = {
     "device": ("cpu", "cuda"),
     "optimizer": ("sgd", "adamw", "ranger"),
-    "schedule": ("step", "cosine"),
+    "schedule": ("step", "cosine", "linear"),
     "precision": ("float32", "bf16"),
     "compile": ("", "inductor", "aot_eager", "eager"),
 }
-_POSITIVE = (
-    "image_size", "width", "epochs", "batch_size", "learning_rate", "profile_images", "validate_every", "images", "places",
-    "cells",
-)  # fmt: skip
+_RANGES = {
+    "image_size": "[8, 4096]", "width": "[1, 4096]", "epochs": "[1, 100000]", "batch_size": "[2, 65536]",
+    "learning_rate": "(0, 1000]", "momentum": "[0, 1)", "weight_decay": "[0, 100]", "decay_epochs": "[0, 100000]",
+    "decay_factor": "(0, 1]", "max_rotate": "[0, 180]", "min_crop": "(0, 1]", "seeds": f"[0, {2**31 - 1}]",
+    "workers": "[0, 256]", "profile_images": "[1, 100000]", "warmup_epochs": "[0, 100000]", "label_smoothing": "[0, 1)",
+    "drop_rate": "[0, 1)", "held_out": "[0, 1)", "validate_every": "[1, 100000]", "images": "[1, 100000]",
+    "summed_images": "[0, 100000]", "seed": f"[0, {2**31 - 1}]", "places": "[1, 64]", "cells": "[1, 4096]",
+    "train_images": "[1, 10000000]", "valid_images": "[1, 10000000]", "distance": "[1, 4096]",
+    "train_seed": f"[0, {2**31 - 1}]", "valid_seed": f"[0, {2**31 - 1}]",
+}  # fmt: skip
+_REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "measure", "lattice")
+_GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign")
+
+
+@dataclass(frozen=True)
+class _Probe:
+    train_images: int
+    valid_images: int
+    distance: int
+    train_seed: int
+    valid_seed: int
+
+
+@dataclass(frozen=True)
+class _Imagenette:
+    source: str = ""
 
 
 def load_params(path="params.yaml"):
-    """All settings as a dict. Raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no settings here; run from the root of the repository")
-    try:
-        return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    """All settings as a dict, every group checked; a protocol with ``extends`` holds its parent's keys too.
+
+    Raises:
+        FileNotFoundError, ValueError: one line that names the file and the key.
+    """
+    params = settings.read_yaml(path)
+    for name in _REQUIRED:
+        if name not in params:
+            raise ValueError(f"{path}: missing group {name!r}")
+    groups = settings.group(params["protocols"], f"{path}: protocols")
+    for name in groups:
+        if not settings.PROTOCOL.fullmatch(name):
+            raise ValueError(f"{path}: protocols.{name}: a protocol's name has letters, digits, '_' and '-' only")
+    params["protocols"] = {name: settings.extended(groups, name, f"{path}: protocols") for name in groups}
+    protocols = [_protocol(name, params, path) for name in groups]
+    for name in params:  # a folder of one's own as data set has a group of its own
+        if name not in [protocol.dataset for protocol in protocols]:
+            settings.with_where(path, require_known, "group", name, _GROUPS)
+    _check_rows(params, groups, path)
+    _typed(_Probe, params["probe"], where=f"{path}: probe")
+    _typed(_Imagenette, params["imagenette"], where=f"{path}: imagenette")
+    _typed(Measure, params["measure"], where=f"{path}: measure")
+    _typed(Lattice, params["lattice"], where=f"{path}: lattice")
+    return params
+
+
+def _check_rows(params, groups, path):
+    from ..models import list_models
+
+    known = list_models()
+    settings.names(params["rows"], f"{path}: rows", known, "variant")
+    settings.names(params["protocol_names"], f"{path}: protocol_names", groups, "protocol")
+    for name, rows in _optional(params, "own_rows", path).items():
+        settings.with_where(f"{path}: own_rows", require_known, "protocol", name, groups)
+        settings.names(rows, f"{path}: own_rows.{name}", known, "variant")
+    for name, rows in _optional(params, "more_seeds", path).items():
+        settings.with_where(f"{path}: more_seeds", require_known, "protocol", name, groups)
+        for row, seeds in settings.group(rows, f"{path}: more_seeds.{name}").items():
+            where = f"{path}: more_seeds.{name}.{row}"
+            settings.with_where(f"{path}: more_seeds.{name}", require_known, "variant", row, known)
+            if not isinstance(seeds, list):
+                raise ValueError(f"{where}={seeds!r} must be a list of seeds")
+            settings.with_where(where, distinct, seeds, "seeds")
+    campaign = _optional(params, "campaign", path)
+    for key in campaign:
+        settings.with_where(f"{path}: campaign", require_known, "key", key, ("order", "assumed_minutes"))
+    settings.names(campaign.get("order", []), f"{path}: campaign.order", known, "variant")
+    for name, minutes in settings.group(campaign.get("assumed_minutes", {}), f"{path}: campaign.assumed_minutes").items():
+        where = f"{path}: campaign.assumed_minutes.{name}"
+        settings.with_where(where, require_known, "protocol", name, groups)
+        if type(minutes) not in (int, float):
+            raise ValueError(f"{where}={minutes!r} must be of type float")
+        settings.in_range(minutes, "(0, 100000]", where)
+
+
+def _optional(params, name, path):
+    return settings.group(params.get(name, {}), f"{path}: {name}")
 
 
 def load_protocol(name, path="params.yaml"):
@@ -128,12 +218,41 @@ def load_protocol(name, path="params.yaml"):
     Raises:
         ValueError: on an unknown name or key, a missing key or a value of the wrong type or range.
     """
-    groups = load_params(path).get("protocols", {})
-    require_known("protocol", name, groups)
-    protocol = typed(Protocol, {"name": name, **groups[name]}, where=f"{path}: protocols.{name}")
+    params = load_params(path)
+    require_known("protocol", name, params["protocols"])
+    return _protocol(name, params, path)
+
+
+def _protocol(name, params, path):
+    where = f"{path}: protocols.{name}"
+    protocol = _typed(Protocol, {"name": name, **params["protocols"][name]}, where=where)
+    settings.safe_dataset(protocol.dataset, f"{where}.dataset")
+    if not protocol.seeds:
+        raise ValueError(f"{where}.seeds=[] names no run; nearest valid value: [0]")
+    _require_schedule(protocol, where)
     if protocol.cuda_graph:
-        _require_recordable(protocol, f"{path}: protocols.{name}")
+        _require_recordable(protocol, where)
     return protocol
+
+
+def _typed(kind, values, *, where):
+    return settings.typed(kind, values, where=where, ranges=_RANGES, choices=_CHOICES)
+
+
+def _require_schedule(protocol, where):
+    warmup = protocol.warmup_epochs
+    if protocol.schedule != "linear" and warmup != int(warmup):
+        raise ValueError(
+            f"{where}.warmup_epochs={warmup:g}: whole epochs under schedule {protocol.schedule!r}; nearest valid value: "
+            f"{warmup:.0f}"
+        )
+    if warmup >= protocol.epochs > 1:
+        raise ValueError(
+            f"{where}.warmup_epochs={warmup:g} leaves nothing of {protocol.epochs} epochs; nearest valid value: "
+            f"{protocol.epochs - 1}"
+        )
+    if protocol.nesterov and (protocol.optimizer != "sgd" or not protocol.momentum):
+        raise ValueError(f"{where}.nesterov=true: only with optimizer 'sgd' and a momentum; nearest valid value: false")
 
 
 def _require_recordable(protocol, where):
@@ -156,60 +275,24 @@ def seeds_of(protocol, variant, params):
 
 def load_measure(path="params.yaml"):
     """The :class:`Measure` settings in ``path``; errors as for :func:`load_protocol`."""
-    return typed(Measure, load_params(path).get("measure", {}), where=f"{path}: measure")
+    return Measure(**load_params(path)["measure"])
 
 
 def load_lattice(path="params.yaml"):
     """The :class:`Lattice` settings in ``path``; errors as for :func:`load_protocol`."""
-    return typed(Lattice, load_params(path).get("lattice", {}), where=f"{path}: lattice")
-
-
-def typed(kind, values, *, where):
-    """Build the dataclass ``kind`` from ``values``, refusing unknown, missing or wrongly typed keys."""
-    fields = {field.name: field.type for field in dataclasses.fields(kind)}
-    for key in values:
-        try:
-            require_known("key", key, fields)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-    for field in dataclasses.fields(kind):
-        if field.name not in values and field.default is dataclasses.MISSING:
-            raise ValueError(f"{where}: missing key {field.name!r}")
-    return kind(**{key: _typed_value(values[key], fields[key], f"{where}.{key}", key) for key in values})
-
-
-def _typed_value(value, kind, where, key):
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind == list[int]:
-        right = isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-    else:
-        right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    if not right:
-        name = getattr(kind, "__name__", str(kind)) if kind != list[int] else "list of int"
-        raise ValueError(f"{where}={value!r} must be of type {name}")
-    if key in _POSITIVE and value <= 0:
-        raise ValueError(f"{where}={value!r} must be positive")
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise ValueError(f"{where}={value!r}: {unknown_name(key, value, _CHOICES[key])}")
-    if key == "min_crop" and not 0 < value <= 1:
-        raise ValueError(f"{where}={value!r} must lie in (0, 1]; nearest valid value: {min(max(value, 0.01), 1.0)}")
-    if key == "drop_rate" and not 0 <= value < 1:
-        raise ValueError(f"{where}={value!r} must lie in [0, 1); nearest valid value: {min(max(value, 0.0), 0.99)}")
-    if key == "warmup_epochs" and value < 0:
-        raise ValueError(f"{where}={value!r} must not be negative; nearest valid value: 0")
-    return value
+    return Lattice(**load_params(path)["lattice"])
 
 
 def identity(protocol, variant, seed, data_hash):
     """What a run's result depends on, as a JSON-able dict; its hash names the run.
 
-    The device, CUDA graphs, the list of seeds and the name of the protocol are left out: they choose where, how fast
-    and which runs are made, not what a run is. So are settings at their default: those came later than the first
+    The device, CUDA graphs, the list of seeds, the name and the note of the protocol are left out: they choose where, how
+    fast and which runs are made, not what a run is. So are settings at their default: those came later than the first
     records, which were made with just these values.
     """
+    seeds = parse_seeds(seed)
     settings = dataclasses.asdict(protocol)
     for field in dataclasses.fields(protocol):
-        if field.name in ("name", "seeds", "device", "cuda_graph") or settings[field.name] == field.default:
+        if field.name in ("name", "seeds", "device", "cuda_graph", "note") or settings[field.name] == field.default:
             del settings[field.name]
-    return {**settings, "variant": variant, "seed": seed, "data": data_hash}
+    return {**settings, "variant": variant, **seeds.stated(), "data": data_hash}

@@ -1,5 +1,7 @@
 """One run: train, keep checkpoints, measure the trained network, write the record."""
 
+import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +10,21 @@ import torch
 
 from .. import provenance
 from ..data import prepare_dataset
-from ..files import read_sealed, remove_partials, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
+from ..data.held_out import hold_out
+from ..files import read_sealed, remove_partials, renew, run_folder, sha256, stable_hash, write_csv, write_json, write_sealed
 from ..locking import one_writer
+from ..measure import calibrate, context_profile
 from ..models import count_parameters, create_model, list_models
+from ..models.variants import VARIANTS
 from ..naming import require_known
+from ..records import changes
 from ..tensors import load_tensors, save_tensors
 from .checkpoint import Checkpoints, load_checkpoint
+from .clock import Clock
 from .context import profile_images, trained_profile
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
+from .seeds import parse_seeds
 
 HISTORY = ("epoch", "learning_rate", "train_loss", "valid_loss", "top1")
 
@@ -31,24 +39,31 @@ class RunResult:
 
 
 def require_device(protocol):
-    """Raise ``RuntimeError`` if the protocol's device is missing here."""
+    """Raise ``RuntimeError`` if the protocol's device is missing here, or cannot compute in the protocol's precision."""
     if protocol.device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
             f"protocol {protocol.name} is sized for a GPU and none is here; nearest valid value: --device cpu, if you can"
             " wait"
+        )
+    if protocol.device == "cpu" and protocol.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise RuntimeError(
+            f"protocol {protocol.name}: this processor has no bfloat16 arithmetic; nearest valid value: precision: float32,"
+            " under another protocol's name, since precision is part of what a run is"
         )
 
 
 def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True, cbs=()):
     """Train one variant under a protocol, or go on where an earlier call stopped.
 
-    A finished run is returned as it is recorded. A run that was made under other settings is set aside in
-    ``results/<protocol>/superseded/`` and never reused.
+    A finished run is returned as it is recorded. A run that was made under other settings, or by code that computed
+    something else (:func:`ctxnet.training.trace.run_trace`), is set aside in ``results/<protocol>/superseded/`` and never
+    reused.
 
     Args:
         protocol: from ``load_protocol``.
         variant: one of ``ctxnet.list_models()``.
-        seed: of initial weights, random positions, order and augmentation.
+        seed: of initial weights, random positions, order and augmentation; a number, or a label that crosses them
+            (:func:`ctxnet.training.seeds.parse_seeds`).
         root: folder that holds params.yaml, data and results.
         max_minutes: stop cleanly before the epoch that would not end in time, after one at least.
         progress: show a bar with the time left for the whole run.
@@ -63,22 +78,27 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
         RuntimeError: if the device is missing.
         FloatingPointError: if the loss is no longer finite.
     """
+    from .trace import run_trace
+
     require_known("variant", variant, list_models())
     root = Path(root)
     require_device(protocol)
+    seed = parse_seeds(seed).label
     folder = run_folder(protocol.name, variant, seed, root)
     prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
-    config = identity(protocol, variant, seed, prepared.manifest_hash)
+    if protocol.held_out:
+        prepared = hold_out(prepared, protocol.held_out)
+    key = {"settings": identity(protocol, variant, seed, prepared.manifest_hash), "trace": run_trace(protocol, variant)}
     with one_writer(folder):
         remove_partials(folder)
-        _set_aside(folder, config)
+        _set_aside(folder, key)
         record = read_record(folder)
         if record is None:
-            started = time.perf_counter()
-            state = _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs)
+            clock = Clock()
+            state = _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock)
             if state is None:
                 return RunResult("paused", folder, None)
-            record = _finish(protocol, variant, seed, prepared, config, folder, state, root, started)
+            record = _finish(protocol, variant, seed, prepared, key, folder, state, root, clock)
     return RunResult("finished", folder, record)
 
 
@@ -94,57 +114,105 @@ def read_record(folder):
     record = read_sealed(path)
     for name, expected in record["files"].items():
         if not path.with_name(name).is_file() or sha256(path.with_name(name)) != expected:
-            raise ValueError(f"{path.with_name(name)}: damaged or missing; delete {path} and run the same command again")
+            raise ValueError(f"{path.with_name(name)}: damaged or missing; {renew(path.with_name(name))}")
     return record
 
 
-def _set_aside(folder, config):
-    """Move a run made under other settings out of the way, saying what changed."""
-    old = _stored_config(folder)
-    if old is None or old == config:
+def _set_aside(folder, key):
+    """Move a run out of the way that was made under other settings or by other code, saying what changed."""
+    old = _stored_key(folder)
+    changed = "" if old is None else changes(old, key)
+    if not changed:
         return
-    keys = [key for key in sorted(old | config) if old.get(key) != config.get(key)]
-    changed = "; ".join(f"{key} {old.get(key)!r} → {config.get(key)!r}" for key in keys)
     aside = folder.parents[2] / "superseded" / f"{folder.parent.name}-{folder.name}-{stable_hash(old)[:8]}"
     aside.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.name != ".lock":
             path.replace(aside / path.name)
-    print(f"{folder}: settings changed ({changed}); the earlier run is kept in {aside}")
+    print(f"{folder}: {changed}; the earlier run is kept in {aside}")
 
 
-def _stored_config(folder):
+def _stored_key(folder):
     for name in ("record.json", "weights.safetensors", "checkpoint.safetensors"):
         if (folder / name).exists():
-            return read_record(folder)["config"] if name == "record.json" else load_tensors(folder / name)[1]["config"]
+            state = read_record(folder) if name == "record.json" else load_tensors(folder / name)[1]
+            if not isinstance(state, dict) or "config" not in state:
+                raise ValueError(f"{folder / name}: no record of a run, it says no settings; {renew(folder / name)}")
+            return {"settings": state["config"], "trace": state.get("trace")}
     return None
 
 
-def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progress, cbs):
+def network(protocol, variant, seeds, *, num_classes):
+    """The network that a run starts from.
+
+    Args:
+        seeds: :class:`ctxnet.training.seeds.Seeds`.
+
+    Raises:
+        ValueError: for a setting that this variant does not have, such as ``zero_init`` of a network of timm.
+    """
+    sizes = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
+    chosen = {"drop_rate": protocol.drop_rate, "scale_head": protocol.scale_offsets}
+    if isinstance(VARIANTS[variant].arch, int):
+        if protocol.zero_init:
+            chosen["zero_init"] = True
+        if protocol.scale_offsets:
+            chosen["offset_scale"] = protocol.image_size / 224
+    if protocol.by_layer or seeds.init != seeds.seed or seeds.draw != seeds.seed:
+        chosen |= {"init_seed": seeds.init, "draw_seed": seeds.draw}
+    return create_model(variant, seed=seeds.seed, **sizes, **chosen)
+
+
+def initial_context(protocol, variant, seeds, images, *, num_classes):
+    """How far the network of a run looks before its first step.
+
+    Batch normalisation takes its statistics from ``images``, and the last one of each block stands at one also under
+    ``zero_init``: a block that starts as its shortcut would show nothing of what it will look at.
+
+    Returns:
+        dict of lists, one value per block: ``distance`` (mean distance in px, None without a gradient) and ``rf_share``
+        (share of the image in the receptive field, 0…1).
+    """
+    model = network(dataclasses.replace(protocol, zero_init=False), variant, seeds, num_classes=num_classes).eval()
+    calibrate(model, images)
+    profile = context_profile(model, images)
+    return {
+        "distance": [None if math.isnan(d) else d for d in profile.distance.tolist()],
+        "rf_share": profile.rf.double().mean((1, 2)).tolist(),
+    }
+
+
+def _state(key, history, spent, clock):
+    """What a checkpoint tells of a run beside its tensors."""
+    made = {"config": key["settings"], "trace": key["trace"]}
+    return made | {"history": history, "seconds": spent} | clock.stated()
+
+
+def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock):
     """Train to the last epoch; returns the learner, its history and the seconds spent, or None when out of time."""
     from ..data import loaders
     from .learner import RunProgress, build_learner, fit_epoch
 
     checkpoint, weights = folder / "checkpoint.safetensors", folder / "weights.safetensors"
+    seeds = parse_seeds(seed)
     dls = loaders(
         prepared, image_size=protocol.image_size, batch_size=protocol.batch_size, min_crop=protocol.min_crop,
-        max_rotate=protocol.max_rotate, flip=protocol.flip, workers=protocol.workers, seed=seed,
+        max_rotate=protocol.max_rotate, flip=protocol.flip, workers=protocol.workers, seed=seeds.data,
         resident="cuda" if protocol.device == "cuda" and not protocol.workers else None,
     )
     dls.to(torch.device(protocol.device))
-    model = create_model(
-        variant, num_classes=len(prepared.classes), seed=seed, width=protocol.width, input_size=protocol.image_size,
-        drop_rate=protocol.drop_rate,
-    )
+    model = network(protocol, variant, seeds, num_classes=len(prepared.classes))
     learner = build_learner(model, dls, protocol, cbs=cbs)
     history, spent = [], 0.0
     if weights.exists():  # trained before; only its record is missing
         tensors, state = load_tensors(weights)
         history, spent = state["history"], state["seconds"]
+        clock.go_on(state)
         learner.model.load_state_dict(tensors)
     elif checkpoint.exists():
         state = load_checkpoint(checkpoint, learner)
         history, spent = state["history"], state["seconds"]
+        clock.go_on(state)
     batches = [len(dls.train) + len(dls.valid) * protocol.validates(epoch) for epoch in range(protocol.epochs)]
     if progress and len(history) < protocol.epochs:
         bar = RunProgress(f"{variant} seed {seed}", total=sum(batches), done=sum(batches[: len(history)]))
@@ -157,7 +225,7 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
             print(f"{folder}: paused after {epoch} of {protocol.epochs} epochs; the same command goes on from here")
             return None
         started = time.perf_counter()
-        reseed(seed, epoch, (dls.train, dls.valid))
+        reseed(seeds.data, epoch, (dls.train, dls.valid))
         rate = learning_rate(protocol, epoch)
         keeper = fit_epoch(learner, epoch, rate, validate=protocol.validates(epoch))
         answers = [keeper.train_top1] if protocol.train_top1 else []
@@ -165,16 +233,16 @@ def _train(protocol, variant, seed, prepared, config, folder, max_minutes, progr
         longest = max(longest, time.perf_counter() - started)
         spent += time.perf_counter() - started
         if epoch + 1 < protocol.epochs:
-            checkpoints.after_epoch({"config": config, "history": history, "seconds": spent})
+            checkpoints.after_epoch(_state(key, history, spent, clock))
     if not weights.exists():
-        save_tensors(weights, learner.model.state_dict(), {"config": config, "history": history, "seconds": spent})
+        save_tensors(weights, learner.model.state_dict(), _state(key, history, spent, clock))
     checkpoint.unlink(missing_ok=True)  # also one that a kill between the two left behind
     if progress and hasattr(learner, "run_progress"):
         learner.run_progress.close()
     return learner, history, spent
 
 
-def _finish(protocol, variant, seed, prepared, config, folder, state, root, started):
+def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
     """Measure the trained network and write the record, last of all files: it vouches for the others."""
     learner, history, spent = state
     if not hasattr(learner.bookkeeper, "predicted"):  # trained before
@@ -193,7 +261,7 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         provenance.collect(prepared.manifest_hash, root=root, device=protocol.device)
         | {
             "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
-            "wall_seconds": round(spent + time.perf_counter() - started, 1),
+            **clock.stated(),
             "training_seconds": round(spent, 1),
             "images_per_second": round(seen / spent, 1) if spent else None,
         },
@@ -207,9 +275,13 @@ def _finish(protocol, variant, seed, prepared, config, folder, state, root, star
         "n": len(prepared.valid_ids),
         "epochs": len(history),
         "parameters": count_parameters(model),
-        "config": config,
-        "config_hash": stable_hash(config),
+        "config": key["settings"],
+        "config_hash": stable_hash(key["settings"]),
+        "trace": key["trace"],
         "files": {name: sha256(folder / name) for name in ("context.npz", "history.csv", "predictions.csv")},
     }
+    if protocol.initial_profile:
+        seeds, classes = parse_seeds(seed), len(prepared.classes)
+        record["initial"] = initial_context(protocol, variant, seeds, images.cpu(), num_classes=classes)
     write_sealed(folder / "record.json", record)
     return record

@@ -9,12 +9,17 @@ import torch
 
 
 def learning_rate(protocol, epoch):
-    """Rate of ``epoch`` (counted from 0), fixed within the epoch.
+    """Rate at ``epoch`` (counted from 0).
 
     "step" multiplies by ``decay_factor`` at each of ``decay_epochs`` reached; "cosine" falls to zero over the epochs
-    after the warm-up (Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts). A warm-up rises linearly.
+    after the warm-up (Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts). Both are fixed within an epoch.
+    "linear" changes with every step, so ``epoch`` has a fraction: it rises over ``warmup_epochs`` and falls to zero at
+    the end. A warm-up always rises linearly.
     """
     warmup = protocol.warmup_epochs
+    if protocol.schedule == "linear":
+        rising = epoch / warmup if warmup else 1.0
+        return protocol.learning_rate * min(rising, (protocol.epochs - epoch) / (protocol.epochs - warmup))
     if epoch < warmup:
         return protocol.learning_rate * (epoch + 1) / (warmup + 1)
     if protocol.schedule == "cosine":

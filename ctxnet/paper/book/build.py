@@ -1,0 +1,191 @@
+"""Put the book together: one folder of pages that needs nothing but itself."""
+
+import re
+from pathlib import Path
+
+from ctxnet.files import built_folder, write_bytes, write_text
+from ctxnet.paper import claims, results, words
+from ctxnet.paper.book import chapters, made, search
+from ctxnet.paper.book.explorer import write_explorer
+from ctxnet.paper.book.pdf import NAME, find_browser, print_paper
+from ctxnet.paper.figures import is_small_drawing
+
+TITLE = "Adding context into convolutional neural networks"
+HERO = "4.2"  # the figure on the first page
+POINT = 1.7  # CSS pixels for a point of a figure: one of full text width fills the page's column
+STATIC = Path(__file__).with_name("static")
+MARK = "site.json"  # lists the files of a folder that this module made, and may therefore replace
+
+
+def build_site(protocol, out, root=".", *, executed=None, pdf=False):
+    """Write the pages of one protocol's results into ``out``. They are built beside it and take its place when whole.
+
+    Args:
+        protocol: a protocol with a report.
+        out: folder of the site; one that exists must be empty or an earlier site, whose own files are replaced.
+        root: the repository.
+        executed: folder of the executed chapters; None: ``results/<protocol>/notebook``.
+        pdf: also print the paper, which takes a browser (see :mod:`ctxnet.paper.book.pdf`).
+
+    Returns:
+        Path of ``index.html``.
+
+    Raises:
+        ValueError: unknown protocol, a folder that holds something else, or damaged records; in one line.
+        FileNotFoundError: no executed chapter, with the command that makes them; no browser for a PDF.
+    """
+    root, out = Path(root), Path(out)
+    results.settings_of(protocol, root)
+    executed = Path(executed) if executed else root / "results" / protocol / "notebook"
+    found = [chapters.read_chapter(path) for path in sorted(executed.glob("*.ipynb"))]
+    if not found:
+        raise FileNotFoundError(f"{executed}: no executed chapters here; make them with: {results.make_command(protocol)}")
+    browser = find_browser() if pdf else None
+    with built_folder(out, MARK) as beside:
+        _Book(protocol, root, beside, executed, found).write(pdf)
+        if pdf:
+            print_paper(beside, browser)
+    return out / "index.html"
+
+
+class _Book:
+    """What all pages share while they are written."""
+
+    def __init__(self, protocol, root, out, executed, found):
+        import jinja2
+
+        self.protocol, self.root, self.out, self.executed, self.chapters = protocol, root, out, executed, found
+        self.commit, self.dirty = made.build_origin(root)
+        self.origins = made.Origins(protocol, root, here=self.commit)
+        self.notes = words.reading_notes(protocol, root)
+        self.index, self.hero = [], None
+        self.environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        self.environment.filters["ticks"] = _ticks
+        self.environment.filters["first_sentence"] = lambda text: re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
+
+    def write(self, pdf):
+        for path in STATIC.iterdir():
+            write_bytes(self.out / "static" / path.name, path.read_bytes())
+        for path in sorted((self.root / "results" / self.protocol / "tables").glob("*.csv")):
+            write_bytes(self.out / "tables" / path.name, path.read_bytes())
+        for path in sorted(self.executed.glob("*.ipynb")):
+            write_bytes(self.out / "notebooks" / path.name, path.read_bytes())
+        cards = self._cards()
+        pages = [self._chapter(number) for number in range(len(self.chapters))]
+        self._page("index.html", TITLE, pdf=NAME if pdf else "", **self._front(pages, cards))
+        self._page("made.html", "How it was made", **made.everything(self.root))
+        self._page("paper.html", TITLE, pages=pages, notes=self.notes, searched=False)
+        shown = write_explorer(self.out, self.root, self.environment, self._common("explorer.html", "Explorer"))
+        text = "Pick a network and a block, move the position over a photograph: receptive field, effective receptive field."
+        entry = {"page": "explorer.html", "title": "Explorer", "heading": "Explorer", "text": f"{text} {' '.join(shown)}"}
+        self.index.append(entry)
+        write_text(self.out / "static" / "index.js", search.script(self.index))
+
+    def _common(self, address, title, up=""):
+        return {
+            "site": TITLE, "title": title, "address": address, "up": up, "protocol": self.protocol,
+            "commit": made.short(self.commit), "dirty": self.dirty,
+            "menu": [(f"{c.name}.html", c.title) for c in self.chapters],
+        }  # fmt: skip
+
+    def _page(self, address, title, *, template="", searched=True, **values):
+        template = self.environment.get_template(f"{template or address}.j2")
+        page = template.render(**self._common(address, title, "../" * address.count("/")), **values)
+        write_text(self.out / address, page.rstrip() + "\n")
+        if searched:
+            main = page[page.index("<main") : page.index("</main>")]
+            self.index += search.sections(address, title, main)
+
+    def _chapter(self, number):
+        chapter = self.chapters[number]
+        blocks = [self._block(chapter, place, block) for place, block in enumerate(chapter.blocks)]
+        contents = re.findall(r'<h2 id="([^"]+)">(.*?)<a class', "".join(b["html"] for b in blocks if b["kind"] == "text"))
+        values = {"name": chapter.name, "title": chapter.title, "blocks": blocks, "contents": contents}
+        self._page(
+            f"{chapter.name}.html", chapter.title, template="chapter.html", chapter=values,
+            previous=self.chapters[number - 1] if number else None,
+            following=self.chapters[number + 1] if number + 1 < len(self.chapters) else None,
+        )  # fmt: skip
+        return values
+
+    def _block(self, chapter, place, block):
+        """A block as the templates take it, with the lines under a figure or table."""
+        facts = {"shows": (), "rests_on": ()} | block.facts
+        number = facts.get("number") or facts.get("table") or ""
+        shown = {"kind": block.kind, "html": block.html, "summary": block.summary, "number": number, "files": []}
+        shown["made"] = []
+        if block.kind == "figure" or facts["shows"] or facts["rests_on"]:
+            notebook = f"notebooks/{chapter.name}.ipynb"
+            shown["made"] = self.origins.links(facts["shows"], notebook=notebook, rests_on=facts["rests_on"])
+        if block.kind == "table":
+            shown["files"] = [("csv", facts["file"])] if facts["file"] and (self.out / facts["file"]).exists() else []
+        if block.kind == "figure":
+            stem = f"figure_{number.replace('.', '_')}" if number else f"{chapter.name}-{place}"
+            shown |= self._figure(block, number, stem)
+            if number == HERO:
+                self.hero = self.hero or shown
+        return shown
+
+    def _figure(self, block, number, stem):
+        """Write the files of a figure; what the templates need of it."""
+        for kind, image in block.images.items():
+            write_bytes(self.out / "figures" / f"{stem}.{kind}", image)
+        files = [(kind, f"figures/{stem}.{kind}") for kind in ("svg", "png") if kind in block.images]
+        kind = "svg" if is_small_drawing(block.images.get("svg", b"")) or "png" not in block.images else "png"
+        points = block.facts.get("points") or [0.6 * side for side in _png_size(block.images["png"])]
+        width, height = (round(POINT * float(side)) for side in points)
+        alt = block.facts.get("alt") or "Picture drawn by the code above."
+        about = {key: block.facts.get(key, "") for key in ("caption", "networks")}
+        shown = {"source": f"figures/{stem}.{kind}", "alt": alt, "width": width, "height": height}
+        return about | shown | {"files": files if number else []}
+
+    def _front(self, pages, cards):
+        overview = chapters.markdown(words.overview(self.protocol, self.root))
+        for name in cards:
+            overview = overview.replace(f"<code>{name}</code>", f'<a href="cards/{name}.html"><code>{name}</code></a>')
+        intro = {page["name"]: _first_paragraph(page["blocks"]) for page in pages}
+        return {
+            "hero": self.hero,
+            "overview": overview,
+            "claims": chapters.markdown(claims.summary(self.protocol, self.root)),
+            "claimed": next((c for c in reversed(self.chapters) if c.shows("file", claims.FILE)), None),
+            "chapters": [(page["name"], page["title"], intro[page["name"]]) for page in pages],
+            "notes": self.notes,
+            "runs": self.origins.runs,
+            "atlas": next((f"{c.name}.html" for c in self.chapters if c.shows("number", "A.1")), ""),
+        }
+
+    def _cards(self):
+        folder, names = self.root / "results" / self.protocol / "cards", []
+        for path in sorted(folder.glob("*.md")):
+            text = path.read_text(encoding="utf-8").split("\n---\n", 1)[-1]  # without the front matter
+            title = re.search(r"^# (.+)$", text, re.M)
+            self._page(
+                f"cards/{path.stem}.html", title[1] if title else path.stem, template="card.html",
+                body=chapters.markdown(text), links=self.origins.links([path.stem], notebook="", up="../"),
+            )  # fmt: skip
+            names.append(path.stem)
+        return names
+
+
+def _ticks(text):
+    import markupsafe
+
+    return markupsafe.Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(markupsafe.escape(text))))
+
+
+def _first_paragraph(blocks):
+    for block in blocks:
+        found = re.search(r"<p>(.*?)</p>", block["html"], re.S) if block["kind"] == "text" else None
+        if found:
+            return " ".join(re.sub(r"<[^>]+>", "", found[1]).split())
+    return ""
+
+
+def _png_size(image):
+    """(width, height) from a PNG's header: bytes 16 to 24."""
+    return int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")

@@ -1,0 +1,122 @@
+"""Executed notebooks as blocks of a page: text, tables and figures as they are, code folded away.
+
+What a figure or table is, the output itself says: its metadata hold the facts that :func:`ctxnet.paper.figures.figure` and
+:class:`ctxnet.paper.words.Table` put there.
+"""
+
+import ast
+import base64
+import html
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+from latex2mathml.converter import convert
+from nbconvert.filters import Highlight2HTML
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+
+class _Renderer(IPythonRenderer):
+    """Markdown with formulas as MathML, which browsers draw and screen readers read without a script."""
+
+    def inline_math(self, body):
+        return convert(body.strip(), display="inline")
+
+    def block_math(self, body):
+        tag = re.search(r"\\tag\{([^}]*)\}", body)  # MathML has no element for it
+        shown = convert(re.sub(r"\\tag\{[^}]*\}", "", body).strip(), display="block")
+        number = f'<span class="tag">({html.escape(tag[1])})</span>' if tag else ""
+        return f'<div class="formula scroll" tabindex="0">{shown}{number}</div>'
+
+
+@dataclass
+class Block:
+    """A piece of a chapter.
+
+    Attributes:
+        kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``images``), "table" (``html``), "widget" or
+            "stream" (``html``).
+        images: ``{"svg" or "png": bytes}``.
+        facts: of a figure or table, as its output states them.
+    """
+
+    kind: str
+    html: str = ""
+    summary: str = ""
+    images: dict = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
+
+
+@dataclass
+class Chapter:
+    """An executed notebook: its file's stem, its first heading, its blocks."""
+
+    name: str
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+
+    def shows(self, key, value):
+        """Whether one of its figures or tables states this fact."""
+        return any(block.facts.get(key) == value for block in self.blocks)
+
+
+def read_chapter(path):
+    """Read an executed notebook.
+
+    Raises:
+        ValueError: in one line with the path, for a file that is no notebook or has no heading.
+    """
+    path = Path(path)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat's errors are of many kinds
+        raise ValueError(f"{path}: not a notebook ({str(error).splitlines()[0]})") from None
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    heading = re.search(r"^# (.+)$", "\n".join(texts), re.M)
+    if not heading:
+        raise ValueError(f"{path}: no line '# Title' in it")
+    chapter = Chapter(path.stem, heading[1].strip())
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            chapter.blocks.append(Block("text", html=markdown(cell.source)))
+        elif cell.cell_type == "code":
+            chapter.blocks += [_code(cell)] if cell.source.strip() else []
+            chapter.blocks += filter(None, map(_output, cell.get("outputs", ())))
+    return chapter
+
+
+def markdown(text):
+    """HTML of Markdown as notebooks have it; tables can be scrolled by themselves."""
+    page = MarkdownWithMath(renderer=_Renderer(escape=False)).render(text)
+    return re.sub(r"(<table>.*?</table>)", r'<div class="scroll" tabindex="0">\1</div>', page, flags=re.S)
+
+
+def _output(output):
+    """The block of one output of a cell; None for what readers need not see."""
+    data, facts = output.get("data", {}), output.get("metadata", {}).get("ctxnet", {})
+    images = {"png": base64.b64decode(data.get("image/png", "")), "svg": data.get("image/svg+xml", "").encode()}
+    images = {kind: image for kind, image in images.items() if image}
+    if images:
+        return Block("figure", images=images, facts=facts)
+    if "text/markdown" in data:
+        return Block("table" if "table" in facts else "text", html=markdown("".join(data["text/markdown"])), facts=facts)
+    if facts.get("widget"):
+        return Block("widget")
+    if output.get("output_type") == "stream" and output.get("name") == "stdout":
+        return Block("stream", html=html.escape(output.text))
+    return None
+
+
+def _code(cell):
+    """A folded cell; its summary says how much was checked."""
+    source, tags = cell.source.strip(), cell.metadata.get("tags", ())
+    shown = Highlight2HTML(pygments_lexer="python")(source)
+    if "parameters" in tags or "injected-parameters" in tags:
+        return Block("code", html=shown, summary="Parameters")
+    plain = re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M)  # IPython's own lines are no Python
+    try:
+        checks = sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(plain)))
+    except SyntaxError:
+        checks = 0
+    return Block("code", html=shown, summary=f"Code: {checks} check{'s' if checks > 1 else ''} passed" if checks else "Code")

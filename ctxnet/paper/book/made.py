@@ -1,0 +1,165 @@
+"""Where everything on the site comes from: stages, commits, machines and data, and the links to them."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from ctxnet import provenance
+from ctxnet.files import read_json, read_sealed
+from ctxnet.paper.results import load_provenance, load_records
+
+PAGE = "made.html"
+# What a figure may rest on beside the runs of its protocol: stage, provenance of its records, and data with a place on PAGE.
+RECORDS = {
+    "measure": ("measure", "results/measure/*/provenance.json", "probe-images"),
+    "atlas": ("atlas", "results/atlas/*/provenance.json", "probe-images"),
+    "lattice": ("lattice", "results/lattice/*/provenance.json", "photograph"),
+    "degradation": ("train_degradation", "results/degradation*/runs/*/seed*/provenance.json", ""),
+}
+
+
+def build_origin(root="."):
+    """``(commit, dirty)`` of the checkout the site is built in; ``(None, None)`` outside of one."""
+    here = provenance.collect(root=root, device="cpu")
+    return here["commit"], here["dirty"]
+
+
+def stages(root="."):
+    """The stages of dvc.yaml: list of dicts with ``name``, ``about``, ``command``, ``deps``, ``params``, ``outs``."""
+    text = (Path(root) / "dvc.yaml").read_text(encoding="utf-8")
+    found = []
+    for name, stage in yaml.safe_load(text)["stages"].items():
+        body = stage.get("do", stage)
+        outs = [*body.get("outs", ()), *body.get("metrics", ())]
+        about = re.search(rf"^  {name}:[^#\n]*# (.+)$", text, re.M)
+        found.append(
+            {
+                "name": name,
+                "about": about[1] if about else "",
+                "command": _plain(" ".join(body["cmd"].removeprefix("exec ").split())),
+                "deps": [_plain(dep) for dep in body.get("deps", ())],
+                "params": [_plain(param) for param in body.get("params", ())],
+                "outs": [_plain(next(iter(out)) if isinstance(out, dict) else out) for out in outs],
+            }
+        )
+    return found
+
+
+def _plain(text):
+    return re.sub(r"\$\{(?:item\.)?(\w+)\}", r"<\1>", text).replace("<item>", "<protocol>").replace("<key>", "<protocol>")
+
+
+def sources(protocols, root="."):
+    """What was made at which commit, from every provenance file.
+
+    Returns:
+        list of dicts, one per commit, in order of the number of results: ``commit`` (None: outside a checkout), ``subject``
+        of the commit (empty if unknown here), ``dirty``, ``what`` (kind -> how many), ``machines``, ``versions``,
+        ``minutes``.
+    """
+    root, found = Path(root), {}
+    kinds = [(f"runs under {p}", f"results/{p}/runs/*/seed*/provenance.json") for p in protocols]
+    kinds += [
+        ("full-size networks measured", "results/measure/*/provenance.json"),
+        ("networks measured from everywhere", "results/lattice/*/provenance.json"),
+        ("networks of the atlas", "results/atlas/*/provenance.json"),
+    ]
+    for kind, pattern in kinds:
+        for path in sorted(root.glob(pattern)):
+            about = read_json(path)
+            empty = {"what": {}, "dirty": False, "machines": set(), "versions": set(), "minutes": 0.0}
+            entry = found.setdefault(about.get("commit"), {"commit": about.get("commit")} | empty)
+            entry["what"][kind] = entry["what"].get(kind, 0) + 1
+            entry["dirty"] |= bool(about.get("dirty"))
+            entry["machines"].add(f"{about.get('device')}, {about.get('cores')} cores")
+            entry["versions"].add(", ".join(f"{k} {v}" for k, v in sorted((about.get("versions") or {}).items()) if v))
+            entry["minutes"] += (about.get("wall_seconds") or 0) / 60
+    for entry in found.values():
+        entry["subject"] = provenance.subject(entry["commit"], root) or ""
+        entry["machines"], entry["versions"] = sorted(entry["machines"]), sorted(entry["versions"])
+    return sorted(found.values(), key=lambda entry: (-sum(entry["what"].values()), str(entry["commit"])))
+
+
+def data_sets(protocols, root="."):
+    """``{name: dict}`` of the data behind the protocols that have a summary in ``data/``; name is dataset-size."""
+    found = {}
+    for protocol in protocols:
+        path = Path(root) / "data" / f"{protocol}.json"
+        if path.exists():
+            about = read_sealed(path)
+            entry = found.setdefault(f"{about['dataset']}-{about['image_size']}", about | {"protocols": []})
+            entry["protocols"].append(protocol)
+    return found
+
+
+class Origins:
+    """What the lines under tables and figures say, read once: the runs of one protocol, the commits behind all records.
+
+    Args:
+        here: commit of the checkout the site is built in, or None.
+    """
+
+    def __init__(self, protocol, root=".", *, here):
+        self.protocol, self.root, self.here = protocol, Path(root), here
+        records = load_records(protocol, root)
+        self.runs = len(records)
+        self._commits = {}
+        for variant, seed in zip(records["variant"], records["seed"], strict=True):
+            commit = load_provenance(protocol, variant, seed, root).get("commit") or ""
+            self._commits.setdefault(variant, set()).add(commit)
+        self._resting = {name: self._read_commits(pattern) for name, (_, pattern, _) in RECORDS.items()}
+        self._data = {name: list(data_sets([name], root)) for name in (protocol, *RECORDS)}
+
+    def _read_commits(self, pattern):
+        return {json.loads(path.read_text(encoding="utf-8")).get("commit") or "" for path in self.root.glob(pattern)}
+
+    def links(self, variants, *, notebook, rests_on=(), up=""):
+        """Where a table or figure comes from, as list of (what, text, address or "") for the lines under it.
+
+        Args:
+            variants: rows whose trained networks it shows; empty: none of this protocol.
+            notebook: path of the notebook relative to the root, or "".
+            rests_on: further records it shows, names of :data:`RECORDS`.
+            up: path from the page to the top of the site.
+        """
+        lines = []
+        if notebook:
+            lines.append(("notebook", notebook, f"{up}{notebook}"))
+        lines.append(("stage", f"report@{self.protocol}", f"{up}{PAGE}#stage-report"))
+        if variants:
+            for commit in sorted(set().union(*(self._commits.get(variant, ()) for variant in variants))):
+                lines.append(("commit", f"{short(commit)} (runs)", f"{up}{PAGE}#{anchor(commit)}"))
+            lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in self._data[self.protocol]]
+        for name in rests_on:
+            stage, _, data = RECORDS[name]
+            lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}"))
+            for commit in sorted(self._resting[name]):
+                lines.append(("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}"))
+            names = [data] if data else self._data[name]
+            lines += [("data", text.replace("-", " ") if data else text, f"{up}{PAGE}#data-{text}") for text in names]
+        if not variants and not rests_on:
+            lines.append(("commit", f"{short(self.here)} (this site)", f"{up}{PAGE}#this"))
+            lines.append(("data", "none: drawn from the networks themselves", f"{up}{PAGE}#data"))
+        return lines
+
+
+def everything(root="."):
+    """What the page about origins shows."""
+    from ctxnet.training import load_params
+
+    protocols = list(load_params(Path(root) / "params.yaml")["protocols"])
+    found = sources(protocols, root)
+    listed = [entry | {"anchor": anchor(entry["commit"]), "short": short(entry["commit"])} for entry in found]
+    return {"stages": stages(root), "sources": listed, "data": data_sets(protocols, root)}
+
+
+def short(commit):
+    """The first ten digits of a commit; what is none (a record may say anything) is shown as it is, in part."""
+    return "outside a checkout" if not commit else str(commit)[:10]
+
+
+def anchor(commit):
+    """Where a commit is on :data:`PAGE`; letters and digits only, whatever a record says."""
+    return f"commit-{re.sub(r'[^0-9A-Za-z]', '', str(commit))[:10]}" if commit else "commit-none"

@@ -1,0 +1,320 @@
+"""What the thesis concludes, tested on our records: a flat list of claims, and code that says which hold.
+
+A claim is one or several parts, each a difference A − B of two rows that must lie on one side of a bound. It **holds** when
+every part is shown, it **does not hold** when one part is shown to lie on the other side, and is **open** otherwise:
+
+- A part with fewer than three seeds of either row is not tested and shows nothing.
+- "Helps" and "hurts" have the bound 0. "Does not help" cannot be shown by a large p, which few seeds give for free. It is
+  shown when the gain is *below a margin*, 0.5 points, with its whole interval: then what help there may be is too small to
+  matter here. It is refuted when the gain is above that margin (a one-sided equivalence test; Schuirmann 1987).
+- Tests are one-sided at 2.5 % and agree with the 95 % intervals shown. A claim that needs all of its m parts takes the
+  largest p (no correction is due; Berger 1982); its refutation by any part takes m times the smallest. The smaller of the
+  two, doubled, is the claim's p, which Holm's method corrects for the number of claims that can be tested.
+
+The parts of claims about "more" compare the ends of a range (k = 1 and 5): the thesis' own middle value is out of order.
+"""
+
+import contextlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ctxnet.files import write_csv
+from ctxnet.models.variants import VARIANTS
+from ctxnet.paper import results, statistics, words
+from ctxnet.paper.results import MissingRecord, load_initial, load_profile, load_records
+
+MARGIN = 0.5  # points of top-1; a gain below it is no help
+FILE = "tables/claims.csv"
+OTHER_DATA = "These are other data than the thesis' own; its conclusions are not tested on them."
+EARLY = 3  # blocks from the input: ResNet-50's first stage
+PLAIN = results.BASELINE
+BEST = "resnet50_random_dilated8"
+OTHER_RESNETS = [name for name, row in VARIANTS.items() if row.arch == 50 and row.thesis_top1 and name != BEST]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One conclusion of the thesis.
+
+    Attributes:
+        text: the claim in our words.
+        section: of the thesis.
+        test: how it is tested, for readers.
+        pairs: (A, B) per part.
+        side: "above" or "below": where every A − B has to lie with respect to ``bound``.
+        bound: in points (percent of top-1, or of the image's side).
+        quantity: "top1", or "early" for the mean distance of a trained network's first blocks.
+    """
+
+    text: str
+    section: str
+    test: str
+    pairs: tuple
+    side: str = "above"
+    bound: float = 0.0
+    quantity: str = "top1"
+
+
+CLAIMS = [
+    Claim(
+        "Context grows early: mean distance rises with the number of permutations", "4.3, 5",
+        f"trained networks, mean over blocks 1–{EARLY}, points of the image's side: 1 above none, 5 above 1",
+        (("resnet50_perm1", PLAIN), ("resnet50_perm5", "resnet50_perm1")), quantity="early",
+    ),
+    Claim(
+        "More permutations are worse", "4.3, 5", "5 below 1",
+        (("resnet50_perm5", "resnet50_perm1"),), "below",
+    ),
+    Claim(
+        "More permutations are worse, with encoding", "4.5, 5", "5 below 1",
+        (("resnet50_perm5_enc", "resnet50_perm1_enc"),), "below",
+    ),
+    Claim(
+        "More permutations are worse, with attention", "4.6, 5", "5 below 1",
+        (("resnet50_perm5_attn", "resnet50_perm1_attn"),), "below",
+    ),
+    Claim(
+        "A permutation in stages 3–4 only helps", "4.4, 5", "above plain ResNet-50",
+        (("resnet50_perm1_stages34", PLAIN),),
+    ),
+    Claim(
+        "The encoding does not help", "4.5", f"gain over the same row without it below {MARGIN} points, k = 1, 3 and 5",
+        tuple((f"resnet50_perm{k}_enc", f"resnet50_perm{k}") for k in (1, 3, 5)), "below", MARGIN,
+    ),
+    Claim(
+        "Attention does not help", "4.6", f"gain over plain ResNet-50 below {MARGIN} points, k = 1, 3 and 5",
+        tuple((f"resnet50_perm{k}_attn", PLAIN) for k in (1, 3, 5)), "below", MARGIN,
+    ),
+    Claim(
+        "Dilating the 3×3 itself hurts", "4.7, 5", "below plain ResNet-50",
+        (("resnet50_dilated4", PLAIN),), "below",
+    ),
+    Claim(
+        "An inserted dilated convolution with d = 4 helps a little", "4.7, 5", "above plain ResNet-50",
+        (("resnet50_inserted_dilated4", PLAIN),),
+    ),
+    Claim(
+        "One with d = 8 hurts", "4.7", "below plain ResNet-50",
+        (("resnet50_inserted_dilated8", PLAIN),), "below",
+    ),
+    Claim(
+        "Random dilated with d = 8 is the best of all", "4.7, 5", "above every other ResNet of the thesis",
+        tuple((BEST, name) for name in OTHER_RESNETS),
+    ),
+    Claim(
+        "ConvNeXt > HRNet > ResNet-50 > ViT", "4.8, 5", "each above the next",
+        (("convnext_tiny", "hrnet_w18"), ("hrnet_w18", PLAIN), (PLAIN, "vit_base_patch16_224")),
+    ),
+]  # fmt: skip
+
+COLUMNS = ["claim", "section", "test", "verdict", "reason", "p", "p_holm", "parts", "parts_tested"]
+PART_COLUMNS = ["claim", "a", "b", "side", "bound", "quantity", "thesis", "thesis_noise", "ours", "low", "high", "p_for"]
+PART_COLUMNS += ["seeds_a", "seeds_b", "n", "reading"]
+
+
+def parts(protocol, root="."):
+    """Every part of every claim as a DataFrame with :data:`PART_COLUMNS`.
+
+    ``thesis``, ``ours``, ``low`` and ``high`` are A − B in points (of the image's side for ``quantity`` "early"),
+    ``thesis_noise`` half the 95 % interval that the thesis' accuracies have by its 3,925 images alone, ``p_for`` the
+    one-sided p of the part, ``n`` the images. ``reading``: "shown", "refuted", "not clear", "too few seeds" or
+    "no record yet".
+    """
+    records = load_records(protocol, root)
+    wanted = {name for claim in CLAIMS for pair in claim.pairs for name in pair}
+    answers = results.read_answers(protocol, wanted, records, root)
+    early = {name for claim in CLAIMS if claim.quantity == "early" for pair in claim.pairs for name in pair}
+    distances = {name: early_distances(protocol, name, records, root) for name in early & set(answers)}
+    rows = []
+    for claim in CLAIMS:
+        for a, b in claim.pairs:
+            row = dict.fromkeys(PART_COLUMNS, math.nan) | {"claim": claim.text, "a": a, "b": b, "side": claim.side}
+            row |= {"bound": claim.bound, "quantity": claim.quantity, "reading": "no record yet"}
+            row |= {"seeds_a": _seeds(a, answers), "seeds_b": _seeds(b, answers)}
+            if claim.quantity == "top1":
+                row |= _thesis(a, b)
+            if a in answers and b in answers:
+                if claim.quantity == "top1":
+                    found = results.compare(a, b, answers)
+                    row["n"] = len(answers[a][0])
+                else:
+                    found = statistics.compare_values(distances[a], distances[b])
+                row |= _part(found, claim.side, claim.bound)
+            rows.append(row)
+    return pd.DataFrame(rows, columns=PART_COLUMNS)
+
+
+def evaluate(frame):
+    """The verdict on every claim, from what :func:`parts` gave: a DataFrame with :data:`COLUMNS`, in the order of
+    :data:`CLAIMS`; ``verdict`` is "holds", "does not hold" or "open", and ``reason`` says why it is open."""
+    rows = []
+    for claim in CLAIMS:
+        mine = frame[frame["claim"] == claim.text]
+        tested = mine["p_for"].dropna()
+        p_for = tested.max() if len(tested) == len(mine) else 1.0
+        p_against = min(1.0, len(tested) * (1 - tested).min()) if len(tested) else 1.0
+        row = {"claim": claim.text, "section": claim.section, "test": claim.test, "parts": len(mine)}
+        row |= {"parts_tested": len(tested), "for": p_for < p_against}
+        row["p"] = min(1.0, 2 * min(p_for, p_against)) if len(tested) else math.nan
+        rows.append(row)
+    found = pd.DataFrame(rows)
+    found["p_holm"] = statistics.holm(found["p"])
+    clear = found["p_holm"] <= statistics.LEVEL
+    found["verdict"] = found["for"].map({True: "holds", False: "does not hold"}).where(clear, "open")
+    found["reason"] = [_reason(row) for row in found.to_dict("records")]
+    return found[COLUMNS]
+
+
+def early_distances(protocol, variant, records, root="."):
+    """Mean distance over the first :data:`EARLY` blocks of a row's trained networks, one per seed, as shares of the image's
+    side."""
+    seeds = records.loc[records["variant"] == variant, "seed"]
+    return [_early(load_profile(protocol, variant, seed, root)) for seed in seeds]
+
+
+def initial_distances(root="."):
+    """k -> the same at initialisation, full size, for k = 0 (plain ResNet-50), 1, 3 and 5 permutations, as far as measured.
+
+    One draw of the permutations each, so a description and no test.
+    """
+    found = {}
+    for k in (0, 1, 3, 5):
+        with contextlib.suppress(MissingRecord):
+            found[k] = _early(load_initial(f"resnet50_perm{k}" if k else PLAIN, root))
+    return found
+
+
+def cells(protocol, root="."):
+    """The claims as text cells, a line for each part: (header, rows)."""
+    found = parts(protocol, root)
+    header = ["what the thesis concludes", "§", "Δ thesis", f"Δ {protocol}, 95 %", "seeds", "p", "verdict"]
+    rows = []
+    for row in evaluate(found).to_dict("records"):
+        mine = found[found["claim"] == row["claim"]].to_dict("records")
+        thesis, ours, seeds = ("\n".join(each) for each in zip(*map(_part_cells, _telling(mine)), strict=True))
+        verdict = row["verdict"] + (f": {row['reason']}" if row["reason"] else "")
+        claim = f"{row['claim']}\n{row['test']}"
+        rows.append([claim, row["section"], thesis, ours, seeds, words.p_text(row["p_holm"]), verdict])
+    return header, rows
+
+
+def caption(protocol, root="."):
+    """How to read :func:`cells`, as one paragraph."""
+    text = (
+        f"What the thesis concludes, tested on the records of protocol `{protocol}`: A − B in points, with a 95 % interval "
+        f"over seeds and images where both rows have {statistics.MIN_SEEDS} seeds, otherwise without; seeds of A/B. Thesis: "
+        "one run each, ~ where the difference is within the noise of its 3,925 images alone. p is Holm's, over the claims "
+        f"that can be tested. “Does not help” holds where the gain is shown to be below {MARGIN} points."
+    )
+    first = initial_distances(root)
+    if len(first) > 1:
+        text += f" For comparison, mean distance over blocks 1–{EARLY} of the full-size networks at initialisation: "
+        text += ", ".join(f"{100 * share:.0f} % of the side for k = {k}" for k, share in first.items()) + "."
+    return text
+
+
+def table(protocol, root="."):
+    """The claims as a :class:`ctxnet.paper.words.Table`."""
+    if not results.has_thesis_numbers(results.settings_of(protocol, root)):
+        return words.Table([], [], caption=OTHER_DATA)
+    header, rows = cells(protocol, root)
+    text = []
+    for (claim, test), *middle, verdict in ([row[0].split("\n"), *row[1:]] for row in rows):
+        middle = [cell.replace("\n", "<br>") for cell in middle]
+        text.append([f"{claim}<br><small>{test}</small>", *middle, re.sub("^[^:]+", r"**\g<0>**", verdict)])
+    rows = sorted({name for claim in CLAIMS for pair in claim.pairs for name in pair})
+    return words.Table(header, text, (2, 3, 4, 5), caption=caption(protocol, root), shows=tuple(rows), file=FILE)
+
+
+def summary(protocol, root="."):
+    """How many claims hold, do not and are open, by name, as Markdown."""
+    if not results.has_thesis_numbers(results.settings_of(protocol, root)):
+        return OTHER_DATA
+    found = evaluate(parts(protocol, root))
+    lines = []
+    for verdict, what in (("holds", "hold"), ("does not hold", "do not hold"), ("open", "are open")):
+        names = list(found.loc[found["verdict"] == verdict, "claim"])
+        lines.append(f"- **{len(names)} of {len(found)} {what}**" + (f": {'; '.join(names)}." if names else "."))
+    return "\n".join(lines)
+
+
+def write_claims(protocol, root="."):
+    """Write ``claims.csv`` (a line per part, with the claim's verdict) into ``results/<protocol>/tables``; returns its
+    path, or None for data of one's own, on which the thesis says nothing."""
+    if not results.has_thesis_numbers(results.settings_of(protocol, root)):
+        return None
+    found = parts(protocol, root)
+    verdicts = evaluate(found).set_index("claim")
+    path = Path(root) / "results" / protocol / FILE
+    rows = []
+    for row in found.to_dict("records"):
+        about = verdicts.loc[row["claim"]]
+        values = [*(row[key] for key in PART_COLUMNS), about["p_holm"], about["verdict"]]
+        rows.append(["" if words.unknown(v) else round(v, 6) if isinstance(v, float) else v for v in values])
+    write_csv(path, [*PART_COLUMNS, "claim_p_holm", "claim_verdict"], rows)
+    return path
+
+
+def _part(found, side, bound):
+    row = {"ours": 100 * found.difference, "low": 100 * found.low, "high": 100 * found.high, "reading": "too few seeds"}
+    if found.testable:
+        above = found.p_above(bound / 100)
+        row["p_for"] = above if side == "above" else 1 - above
+        half = statistics.LEVEL / 2
+        row["reading"] = "shown" if row["p_for"] <= half else "refuted" if row["p_for"] >= 1 - half else "not clear"
+    return row
+
+
+def _thesis(a, b):
+    top1s = [VARIANTS[name].thesis_top1 / 100 for name in (a, b)]
+    noise = statistics.Z95 * math.sqrt(sum(t * (1 - t) for t in top1s) / results.IMAGENETTE)
+    return {"thesis": round(100 * (top1s[0] - top1s[1]), 2), "thesis_noise": 100 * noise}
+
+
+def _reason(row):
+    """Why a claim is open."""
+    if row["verdict"] != "open":
+        return ""
+    if row["parts_tested"] < row["parts"]:
+        some = f" for {row['parts'] - row['parts_tested']} of {row['parts']} comparisons" if row["parts_tested"] else ""
+        return f"too few seeds{some}"
+    return "not clear with these seeds"
+
+
+def _telling(mine):
+    """The parts that a cell has room for: all of a few; else the tested ones, or the closest, and how many more."""
+    if len(mine) <= 3:
+        return mine
+    tested = [row for row in mine if not words.unknown(row["p_for"])]
+    shown = sorted(tested, key=lambda row: -row["p_for"])[:3] or sorted(mine, key=_ours)[:1]
+    return [row | {"named": True} for row in shown]
+
+
+def _ours(row):
+    return math.inf if words.unknown(row["ours"]) else row["ours"]
+
+
+def _part_cells(row):
+    """(thesis, ours, seeds) of one part."""
+    thesis, ours = "–", "–"
+    if not words.unknown(row["thesis"]):
+        thesis = words.minus(f"{row['thesis']:+.2f}") + ("\u00a0~" if abs(row["thesis"]) <= row["thesis_noise"] else "")
+    if not words.unknown(row["ours"]):
+        ours = f"{row['ours']:+.1f}"
+        if not words.unknown(row["p_for"]):
+            ours += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
+    if row.get("named"):
+        ours += f" to {VARIANTS[row['b']].label}".replace(" = ", "=")
+    return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}"
+
+
+def _seeds(name, answers):
+    return len(answers[name][1]) if name in answers else 0
+
+
+def _early(profile):
+    return float(profile.distance[:EARLY].mean()) / profile.rf.shape[-1]

@@ -1,0 +1,184 @@
+"""Contrasts over cells of a factorial, written down before their runs: estimate, interval, test, verdict.
+
+A contrast is Σ w·mean(cell) with weights that add up to zero, so that one cell against another, a main effect over
+several reaches and an interaction are the same thing. Cells may scatter differently: the standard error adds their own
+variances, with Satterthwaite's degrees of freedom (Welch 1947; for two cells this is Welch's t).
+
+Hypotheses stand in ``hypotheses.yaml`` with the date on which they were written, the rows, the number of replicates and
+the margin. They are tested once every cell has all of its replicates and not before: looking after every replicate would
+make one verdict in five a false one. Replicates beyond the planned ones do not count.
+"""
+
+import datetime
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from ctxnet.naming import require_known
+
+LEVEL = 0.05
+KINDS = ("greater", "equivalent")
+_KEYS = {"text", "protocol", "kind", "cells", "replicates", "margin", "written"}
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One contrast that was written down before its runs.
+
+    Attributes:
+        name: short, unique in its file.
+        text: what is claimed, in one sentence.
+        protocol: whose records it is about.
+        kind: "greater" (the contrast is above zero) or "equivalent" (it lies within ± ``margin``).
+        cells: {row: weight}; weights add up to 0, the positive ones to 1.
+        replicates: seeds 0 … ``replicates`` − 1 of every cell.
+        margin: points of top-1, for "equivalent" alone.
+        written: date.
+    """
+
+    name: str
+    text: str
+    protocol: str
+    kind: str
+    cells: dict
+    replicates: int
+    written: datetime.date
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What became of a hypothesis. Estimate, interval and margin in the unit of the values; NaN where not tested.
+
+    Attributes:
+        estimate, low, high: of the contrast; the interval holds 95 %.
+        error, degrees: standard error and its degrees of freedom.
+        p: of the test that the hypothesis names, one-sided ("greater") or the larger of two one-sided ("equivalent").
+        counts: {row: replicates used}.
+    """
+
+    hypothesis: Hypothesis
+    estimate: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    error: float = math.nan
+    degrees: float = math.nan
+    p: float = math.nan
+    counts: dict = field(default_factory=dict)
+
+    @property
+    def complete(self):
+        return all(count >= self.hypothesis.replicates for count in self.counts.values())
+
+    def verdict(self, p):
+        """"shown", "refuted", "not shown", or "open: …" with what is missing; ``p`` is the corrected one."""
+        if not self.complete:
+            row, count = min(self.counts.items(), key=lambda item: item[1])
+            return f"open: {row} has {count} of {self.hypothesis.replicates} replicates"
+        if p <= LEVEL:
+            return "shown"
+        margin = self.hypothesis.margin
+        against = self.high < 0 if self.hypothesis.kind == "greater" else self.low > margin or self.high < -margin
+        return "refuted" if against else "not shown"
+
+
+def load_hypotheses(path):
+    """The hypotheses of a file as a list of :class:`Hypothesis`.
+
+    Raises:
+        ValueError: in one line that names file, hypothesis and key.
+    """
+    content = yaml.safe_load(Path(path).read_text("utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a mapping of names to hypotheses was expected")
+    return [_hypothesis(path, name, entry) for name, entry in content.items()]
+
+
+def _hypothesis(path, name, entry):
+    where = f"{path}: {name}"
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: has no body")
+    for key in entry:
+        try:
+            require_known("key", key, _KEYS)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    for key in sorted(_KEYS - {"margin"} - entry.keys()):
+        raise ValueError(f"{where}: missing key {key!r}")
+    made = Hypothesis(name=str(name), **entry)
+    require_known(f"kind of {where}", made.kind, KINDS)
+    weights = list(made.cells.values()) if isinstance(made.cells, dict) else []
+    if not weights or abs(sum(weights)) > 1e-9 or abs(sum(w for w in weights if w > 0) - 1) > 1e-9:
+        raise ValueError(f"{where}: weights of cells must add up to 0 and the positive ones to 1, not {made.cells}")
+    if made.replicates < 3:
+        raise ValueError(f"{where}: replicates={made.replicates} leaves nothing to judge scatter by; nearest valid value: 3")
+    if (made.kind == "equivalent") != (made.margin > 0):
+        raise ValueError(f"{where}: a margin above 0 belongs to kind 'equivalent' and to no other, not {made.margin:g}")
+    if not isinstance(made.written, datetime.date):
+        raise ValueError(f"{where}: written={made.written!r} is no date such as 2026-11-26")
+    return made
+
+
+def contrast(hypothesis, values):
+    """Test one hypothesis.
+
+    Args:
+        values: {row: sequence of numbers}, one per replicate in the order of their seeds; those beyond the planned
+            number are left out. A row may be missing.
+
+    Returns:
+        :class:`Contrast`; its numbers are NaN unless every cell is complete.
+    """
+    planned = hypothesis.replicates
+    cells = {row: np.asarray(values.get(row, ())[:planned], dtype=float) for row in hypothesis.cells}
+    counts = {row: len(cell) for row, cell in cells.items()}
+    if min(counts.values()) < planned:
+        return Contrast(hypothesis, counts=counts)
+    weights = hypothesis.cells
+    estimate = sum(weights[row] * cell.mean() for row, cell in cells.items())
+    parts = np.array([weights[row] ** 2 * cell.var(ddof=1) / planned for row, cell in cells.items()])
+    error = math.sqrt(parts.sum())
+    degrees = parts.sum() ** 2 / (parts**2 / (planned - 1)).sum() if error else math.inf
+    half = stats.t.ppf(1 - LEVEL / 2, degrees) * error
+    p = _p_above(estimate, 0.0, error, degrees)
+    if hypothesis.kind == "equivalent":
+        margin = hypothesis.margin
+        p = max(_p_above(estimate, -margin, error, degrees), _p_above(-estimate, -margin, error, degrees))
+    return Contrast(hypothesis, float(estimate), float(estimate - half), float(estimate + half), error, degrees, p, counts)
+
+
+def _p_above(value, bound, error, degrees):
+    if not error:
+        return float(value <= bound)
+    return float(stats.t.sf((value - bound) / error, degrees))
+
+
+def variance_parts(grid):
+    """Variance of the draw, of the initial weights and of the rest, from a crossed grid.
+
+    Two-way random effects without replication, by analysis of variance (Searle, Casella and McCulloch 1992, §4.7).
+
+    Args:
+        grid: array (draws, weights) of one number per run.
+
+    Returns:
+        dict with ``draw``, ``weights`` and ``rest`` (variances, 0 at the least) and ``p_draw``: of the F test that the
+        draw has no part.
+    """
+    grid = np.asarray(grid, dtype=float)
+    draws, weights = grid.shape
+    if min(draws, weights) < 2:
+        raise ValueError(f"a grid of {draws} draws by {weights} weights has no two of each")
+    rows, columns, mean = grid.mean(1), grid.mean(0), grid.mean()
+    rest = ((grid - rows[:, None] - columns + mean) ** 2).sum() / ((draws - 1) * (weights - 1))
+    of_draw, of_weights = weights * rows.var(ddof=1), draws * columns.var(ddof=1)
+    return {
+        "draw": max(0.0, (of_draw - rest) / weights),
+        "weights": max(0.0, (of_weights - rest) / draws),
+        "rest": float(rest),
+        "p_draw": float(stats.f.sf(of_draw / rest, draws - 1, (draws - 1) * (weights - 1))),
+    }

@@ -1,0 +1,135 @@
+"""Figures: one registry. A figure is a function with its facts; a notebook shows it, and the facts travel with the output.
+
+    @figure("4.1", caption="Mean distance …", alt="Two line charts …", shows=("resnet50",), rests_on=("measure",))
+    def distances(protocol, root="."):
+        return fig
+
+A function takes ``protocol`` and ``root`` if it needs them. Without a number a figure is no part of the registry; it is
+called by its name, and a text alternative may use its arguments: ``alt="{name}: …"``.
+"""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctxnet.files import write_bytes
+from ctxnet.naming import require_known
+from ctxnet.paper.figures.style import styled
+
+LARGEST_SVG = 400_000  # bytes; a larger drawing, or one with pixels inside, is kept as PNG
+FIGURES = {}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What belongs to a figure beside its picture.
+
+    Attributes:
+        draw: returns the figure. caption: of the picture; alt: for who cannot see it; both in Markdown's plain text.
+        shows: rows whose networks, as the protocol at hand trained them, are in it.
+        rests_on: further records in it: names of :data:`ctxnet.paper.book.made.RECORDS`.
+        networks: which networks were drawn, in words; "": what ``shows`` and ``rests_on`` say.
+    """
+
+    draw: Callable
+    caption: str
+    alt: str
+    shows: tuple = ()
+    rests_on: tuple = ()
+    networks: str = ""
+
+
+def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
+    """Register a drawing function under a number, and let what it returns carry its facts."""
+
+    def register(draw):
+        @functools.wraps(draw)
+        @styled
+        def drawn(*args, **kwargs):
+            fig = draw(*args, **kwargs)
+            given = inspect.signature(draw).bind(*args, **kwargs)
+            given.apply_defaults()
+            said = networks or _networks(about, given.arguments.get("protocol"), given.arguments.get("root", "."))
+            fig.facts = {
+                "number": number, "caption": caption, "alt": alt.format(**given.arguments) if not number else alt,
+                "shows": list(shows), "rests_on": list(rests_on), "networks": said,
+                "points": [round(72 * float(side), 1) for side in fig.get_size_inches()],
+            }  # fmt: skip
+            return fig
+
+        about = Figure(drawn, caption, alt, tuple(shows), tuple(rests_on), networks)
+        if number:
+            FIGURES[number] = about
+        return drawn
+
+    return register
+
+
+def _networks(about, protocol, root):
+    titles = [initial_title(root)] if "measure" in about.rests_on else []
+    return "; ".join(titles + ([trained_title(protocol, root)] if about.shows and protocol else []))
+
+
+def initial_title(root="."):
+    """Of the networks of ``results/measure``."""
+    from ctxnet.training import load_measure
+
+    return f"full size, {load_measure(Path(root) / 'params.yaml').image_size} px, at initialisation"
+
+
+def trained_title(protocol, root="."):
+    """Of the networks that a protocol trained."""
+    from ctxnet.training import load_measure, load_protocol
+
+    path = Path(root) / "params.yaml"
+    full, own = load_measure(path), load_protocol(protocol, path)
+    width = "" if own.width == full.width else f", width ×{own.width / full.width:g}"
+    return f"trained, {protocol} ({own.image_size} px{width})"
+
+
+def known_figures():
+    """The registry with every figure of this package and of the schematics, in the order of their numbers."""
+    from ctxnet.paper import figures, schematics
+    from ctxnet.paper.results import natural
+
+    for package in (figures, schematics):
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{package.__name__}.{module.name}")
+    return dict(sorted(FIGURES.items(), key=lambda item: natural(item[0])))
+
+
+def show(number, protocol="small", root=".", *, save=False):
+    """Draw figure ``number`` and return it; with ``save`` also write it into ``results/<protocol>/figures``, as one file.
+
+    Raises:
+        ValueError: for an unknown number, with the near ones.
+        BadRecord: for a record that cannot be right. A record that is missing is no error.
+    """
+    draw = FIGURES[number].draw if number in FIGURES else None
+    if draw is None:
+        known = known_figures()
+        draw = known[require_known("figure", number, known)].draw
+    wanted = inspect.signature(draw).parameters
+    drawn = draw(**{key: value for key, value in {"protocol": protocol, "root": root}.items() if key in wanted})
+    if save:
+        stem = Path(root) / "results" / protocol / "figures" / f"figure_{number.replace('.', '_')}"
+        kind, data = one_file(drawn)
+        for other in {"svg", "png"} - {kind}:
+            stem.with_suffix(f".{other}").unlink(missing_ok=True)
+        write_bytes(stem.with_suffix(f".{kind}"), data)
+    return drawn
+
+
+def one_file(drawn):
+    """("svg" or "png", bytes): the form in which a figure is kept."""
+    data = drawn.svg()
+    return ("svg", data) if is_small_drawing(data) else ("png", drawn.png())
+
+
+def is_small_drawing(svg):
+    """Whether SVG does better than PNG: not where it holds pixels, or a great many lines."""
+    return 0 < len(svg) <= LARGEST_SVG and b"<image" not in svg

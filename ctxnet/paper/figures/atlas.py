@@ -1,0 +1,301 @@
+"""The pictures and the table of the atlas of context; everything is read from ``results/atlas``, nothing measured."""
+
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from ctxnet.atlas.records import FOLDER, command, load_stages, read_record, read_records, summary
+from ctxnet.atlas.rows import FAMILIES
+from ctxnet.files import run_folder, write_bytes
+from ctxnet.measure import ContextProfile
+from ctxnet.paper.figures import figure, plots, style
+from ctxnet.paper.results import MissingRecord
+from ctxnet.paper.words import Table, plain
+
+OTHER = "your own"  # family of what is not in the table
+MARKS = dict(zip([*FAMILIES, OTHER], zip("sovPDX^*", style.PALETTE[:7] + [style.GREY], strict=True), strict=True))
+_SHORT = (
+    ("ResNet-50, ", ""), ("permutations", "perm"), ("permutation", "perm"), ("random dilated", "random"),
+    ("inserted dilated", "inserted"), ("3×3 dilated", "dilated"), (", convolution (ours)", ", conv"),
+    (" + encoding", "+enc"), (" + attention", "+attn"), ("stages ", "st. "), (" (ResNet-50)", ""),
+    (", 3 groups of 6", ""), (", d = ", " "), (" d = ", " "),
+)  # fmt: skip
+
+
+def load(name, root="."):
+    """``(record, profile of the shown layers)`` of one network of the atlas.
+
+    Raises:
+        MissingRecord: there is none; ``.command`` makes it.
+        ValueError: it is damaged.
+    """
+    folder = Path(root) / FOLDER / name
+    if not (folder / "record.json").exists():
+        raise MissingRecord(folder / "record.json", command(name))
+    return read_record(folder), load_stages(folder / "stages.npz")
+
+
+@figure(
+    "", rests_on=("atlas",),
+    alt="{name}: on the left the mean distance over the blocks; on the right the receptive field and the effective "
+    "receptive field of up to four blocks.",
+)  # fmt: skip
+def draw_network(name, root="."):
+    """One network: how far each block looks, and what its four stages can see and do use.
+
+    Returns:
+        The figure. Without a record, one that says how to make it.
+    """
+    fig = style.new_figure(height=2.0)
+    try:
+        record, profile = load(name, root)
+    except MissingRecord as missing:
+        style.missing_panel(fig.subplots(), missing.command)
+        return fig
+    columns = len(profile.layers)
+    left, *axes = fig.subplots(1, 1 + columns, width_ratios=[1.45] + [1] * columns)
+    _curve(left, record, root)
+    for number, (ax, index) in enumerate(zip(axes, record["shown"], strict=True)):
+        plots.plot_context(profile, number, ax=ax)
+        share, exact = record["rf_share"][index], "" if record["rf_exact"][index] else "≤ "
+        erf = record["erf_share"]["0.9"][index]
+        ax.set_title(f"block {index + 1} of {len(record['layers'])}", fontsize=8, pad=3)
+        used = "no gradient" if erf is None else f"90 % of ERF: {_percent(erf)}"
+        ax.set_xlabel(f"RF {exact}{record['rf_side'][index]} px, {_percent(share)}\n{used}", fontsize=6.6)
+    label = summary(record, name, root)["label"]
+    title = f"{label}: {record['parameters'] / 1e6:.3g} M parameters, {_giga(record['multiply_adds'])} multiply-adds, "
+    trained = "at initialisation" if record["weights"] == "initial" else f"weights: {record['weights']}"
+    title += f"{record['size']} px, {trained}"
+    fig.suptitle(title, fontsize=min(8.5, 8.5 * 98 / len(title)))  # 98 letters fill the width
+    return fig
+
+
+def _curve(ax, record, root):
+    """Mean distance over the blocks as a share of the side, also of the network trained under ``small``."""
+    lines = [("full size, initial" if record["weights"] == "initial" else record["weights"], record["distance"],
+              record["size"], style.BLUE, "o")]  # fmt: skip
+    path = run_folder("small", record["small"], root=root) / "context.npz"
+    if record["small"] and path.exists():
+        profile = ContextProfile.load(path)
+        lines.append(("small, trained", profile.distance.tolist(), profile.rf.shape[-1], style.VERMILION, "^"))
+    for label, distances, side, colour, marker in lines:
+        values = [math.nan if d is None else 100 * d / side for d in distances]
+        size = 3.4 if len(values) <= 20 else 2.2
+        ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, markersize=size, linewidth=1.1, label=label)
+    ax.set(xlabel="block", ylabel="mean distance, % of side")
+    ax.set_ylim(0, max(52, ax.get_ylim()[1]))  # the same for all networks, and with room for the legend
+    ax.xaxis.set_major_locator(plots.MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    ax.tick_params(labelsize=7)
+    ax.xaxis.label.set_size(7.5)
+    ax.yaxis.label.set_size(7.5)
+    if len(lines) > 1:
+        ax.legend(fontsize=6.2, loc="upper left", borderaxespad=0.1, handlelength=1.4, labelspacing=0.2)
+
+
+@figure(
+    "A.1", rests_on=("atlas",), networks="full size, at initialisation",
+    caption="The atlas: parameters against the mean distance at the last block and against the share of the image's pixels "
+    "that hold 90 % of its effective receptive field.",
+    alt="Two scatter plots with a logarithmic horizontal axis of parameters and one labelled point per network. Most "
+    "networks lie between 28 and 39 % of the side; AlexNet, VGG, ConvNeXt, ResMLP and super-resolution lie far below.",
+)  # fmt: skip
+def draw_overview(root="."):
+    """All networks: parameters against the mean distance at the last block and, beside it, against the share of the
+    image's pixels that hold 90 % of its effective receptive field.
+
+    Returns:
+        The figure. Without any record, one that says how to make them.
+    """
+    records = read_records(root)
+    fig = style.new_figure(width=11, height=7.4)
+    if not records:
+        style.missing_panel(fig.subplots(), command())
+        return fig
+    rows = [summary(record, name, root) for name, record in records.items()]
+    families = [row["family"] or OTHER for row in rows]
+    panels = [
+        ("distance_share", "mean distance at the last block, % of the image's side"),
+        ("erf90_share", "pixels that hold 90 % of the effective receptive field, % of the image"),
+    ]
+    axes = fig.subplots(1, 2)
+    for ax, (key, label) in zip(axes, panels, strict=True):
+        for row, family in zip(rows, families, strict=True):
+            if row[key] != "":
+                marker, colour = MARKS[family]
+                ax.plot(row["parameters"] / 1e6, 100 * row[key], marker=marker, color=colour, markersize=5,
+                        markeredgecolor="white", markeredgewidth=0.5, linestyle="none", zorder=3)  # fmt: skip
+        ax.set(xscale="log", xlabel="parameters, millions", ylabel=label)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.set_ylim(0, 1.08 * ax.get_ylim()[1])
+        low, high = ax.get_xlim()
+        ax.set_xlim(low / 1.4, high * 1.5)
+    used = [family for family in MARKS if family in families]
+    handles = [Line2D([], [], marker=MARKS[f][0], color=MARKS[f][1], linestyle="none", label=f) for f in used]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    FigureCanvasAgg(fig).draw()  # fixes the axes, so that labels can be placed in pixels
+    fig.set_layout_engine("none")
+    for ax, (key, _) in zip(axes, panels, strict=True):
+        points = [(r["parameters"] / 1e6, 100 * r[key], _short(r["label"])) for r in rows if r[key] != ""]
+        place_labels(ax, points)
+    return fig
+
+
+def place_labels(ax, points, *, size=5.8):
+    """Write a label beside each point so that no label covers another or a point.
+
+    Greedy: the most crowded points choose first, each the nearest free place around it; from further away a thin line
+    leads to the point.
+
+    Args:
+        ax: axes whose limits and place in the figure are final.
+        points: list of (x, y, text).
+        size: of the letters, in points.
+
+    Returns:
+        Boxes (left, bottom, right, top) of the labels in pixels, in the order of ``points``.
+    """
+    renderer, scale = FigureCanvasAgg(ax.figure).get_renderer(), ax.figure.dpi / 72
+    frame = ax.get_window_extent(renderer)
+    at = ax.transData.transform([(x, y) for x, y, _ in points])
+    radius = 3.4 * scale  # half of a marker
+    marks = np.column_stack([at - radius, at + radius])
+    texts = [ax.text(0, 0, text, size=size, ha="center", va="center", zorder=4) for *_, text in points]
+    extents = [text.get_window_extent(renderer) for text in texts]
+    crowd = (np.hypot(*(at[:, None] - at[None]).transpose(2, 0, 1)) < 45 * scale).sum(1)
+    boxes, lines = np.full((len(points), 4), np.nan), np.full((len(points), 4), np.nan)
+    for index in sorted(range(len(points)), key=lambda i: (-crowd[i], i)):
+        half = np.array([extents[index].width / 2 + 1.2 * scale, extents[index].height / 2 + 0.2 * scale])
+        best = None
+        for centre, gap in _candidates(at[index], half, radius, scale):
+            box = np.concatenate([centre - half, centre + half])
+            inside = box[0] >= frame.x0 and box[1] >= frame.y0 and box[2] <= frame.x1 and box[3] <= frame.y1
+            if not inside or _overlaps(box, marks).any() or _overlaps(box, boxes).any() or _crossed(box, lines):
+                continue
+            line = np.concatenate([at[index], np.clip(at[index], box[:2], box[2:])])
+            others = np.delete(marks, index, 0)
+            cost = gap + 25 * scale * (_hits(line, boxes) + 0.3 * _hits(line, others)) * (gap > 3 * scale)
+            if best is None or cost < best[0]:
+                best = cost, box, line, gap
+            if cost < gap + 1e-9 and best[0] <= gap + 1e-9:
+                break
+        if best is None:  # nowhere free: better no label than one over another
+            texts[index].set_visible(False)
+            continue
+        _, boxes[index], line, gap = best
+        texts[index].set_position(ax.transData.inverted().transform((boxes[index][:2] + boxes[index][2:]) / 2))
+        if gap > 3 * scale:
+            lines[index] = line
+            ends = ax.transData.inverted().transform(line.reshape(2, 2))
+            ax.plot(*ends.T, color=style.GREY, linewidth=0.4, zorder=2)
+    return [tuple(box) for box in boxes]
+
+
+def _candidates(point, half, radius, scale):
+    """Centres for a label of half its size ``half`` around a point, near ones first, with their gap to the point."""
+    for gap in np.array([0.5, 3, 7, 12, 18, 25, 33, 42, 52, 64, 78, 95, 115]) * scale:
+        for angle in np.arange(24) * 2 * math.pi / 24:
+            direction = np.array([math.cos(angle), math.sin(angle)])
+            # out along the direction until the box, and not only its centre, is as far away as the gap
+            reach = np.min((half + radius + gap) / np.maximum(np.abs(direction), 1e-9))
+            yield point + direction * reach, gap
+
+
+def _overlaps(box, others):
+    """Which of the boxes (n, 4) overlap one; those not placed yet are NaN and overlap nothing."""
+    return (box[0] < others[:, 2]) & (others[:, 0] < box[2]) & (box[1] < others[:, 3]) & (others[:, 1] < box[3])
+
+
+def _hits(line, boxes):
+    """How many boxes a line (x0, y0, x1, y1) runs through, tried at 24 points of it."""
+    at = line[:2] + np.linspace(0, 1, 24)[:, None] * (line[2:] - line[:2])
+    through = (at[:, None] > boxes[None, :, :2]).all(2) & (at[:, None] < boxes[None, :, 2:]).all(2)
+    return int(through.any(0).sum())
+
+
+def _crossed(box, lines):
+    return any(_hits(line, box[None]) for line in lines if not np.isnan(line[0]))
+
+
+def table(root=".", names=None):
+    """The atlas as a table; networks without a record show the command that measures them.
+
+    The last column is the speed of forward passes on the machine that measured (its provenance, not its record).
+
+    Args:
+        names: which; None: every record there is, in the table's order.
+    """
+    header = ["network", "family", "px", "params M", "G mult-adds", "whole image from block", "mean distance, first block",
+              "last block", "pixels with 50 %", "90 %", "99 % of ERF", "trained small: last block", "img/s"]  # fmt: skip
+    records, lines = read_records(root), []
+    for name in names or records:
+        if name not in records:
+            lines.append([f"`{command(name)}`"] + [""] * (len(header) - 1))
+            continue
+        record = records[name]
+        row = summary(record, name, root)
+        first = record["distance"][0]
+        cells = [plain(row["label"]), row["family"] or OTHER, row["size_px"], f"{row['parameters'] / 1e6:.3g}"]
+        cells += [f"{row['multiply_adds'] / 1e9:.3g}", f"{row['whole_image_from_block']} of {row['blocks']}".lstrip(" ")]
+        if row["whole_image_from_block"] == "":
+            cells[-1] = f"none of {row['blocks']}"
+        shares = ["" if first is None else first / row["size_px"], row["distance_share"]]
+        shares += [row[f"erf{part}_share"] for part in (50, 90, 99)] + [row["small_distance_share"]]
+        lines.append([*map(str, cells), *(_percent(share) for share in shares), _speed(name, root)])
+    return Table(header, lines, range(2, len(header)), rests_on=("atlas",),
+                 caption="" if lines else f"No record yet: `{command()}`")  # fmt: skip
+
+
+def _speed(name, root):
+    path = Path(root) / FOLDER / name / "provenance.json"
+    speed = json.loads(path.read_text(encoding="utf-8")).get("images_per_second") if path.exists() else None
+    return "–" if speed is None else f"{speed:.3g}"
+
+
+def write_figures(root=".", folders=None):
+    """Draw ``context.png`` of networks and the overview (SVG and PNG) into ``results/atlas``; returns their paths.
+
+    Args:
+        folders: folders of records whose figures are due; None: all. Any that lacks its figure is drawn, too.
+    """
+    base, paths = Path(root) / FOLDER, []
+    due = None if folders is None else {Path(folder).name for folder in folders}
+    for name in read_records(root):
+        path = base / name / "context.png"
+        if due is None or name in due or not path.exists():
+            write_bytes(path, _small_png(draw_network(name, root)))
+            paths.append(path)
+    overview = draw_overview(root)
+    for kind, dpi in (("svg", 110), ("png", 130)):
+        write_bytes(base / f"overview.{kind}", style.figure_bytes(overview, kind, dpi=dpi))
+        paths.append(base / f"overview.{kind}")
+    return paths
+
+
+def _small_png(fig):
+    """A figure as PNG with 96 colours: a third of the bytes, for there are many of these."""
+    image = Image.open(io.BytesIO(style.figure_bytes(fig, "png", dpi=110))).convert("RGB")
+    buffer = io.BytesIO()
+    image.quantize(96, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def _short(label):
+    for long, short in _SHORT:
+        label = label.replace(long, short)
+    return label
+
+
+def _percent(share):
+    if share in ("", None):
+        return "–"
+    return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"
+
+
+def _giga(count):
+    return f"{count / 1e9:.3g} G" if count >= 1e8 else f"{count / 1e6:.3g} M"

@@ -1,0 +1,188 @@
+"""The pictures of context profiles: what one layer sees and uses, and how far that reaches block by block."""
+
+import math
+import re
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
+
+from ctxnet.naming import require_known
+from ctxnet.paper.figures.style import BLUE, GREY, PALETTE, SKY, VERMILION, new_figure, styled
+
+# The lightest tint is the receptive field without any effect; white is what cannot be reached.
+CONTEXT_MAP = LinearSegmentedColormap.from_list("context", ["#D3E4F3", SKY, BLUE, "#00264D"])
+DECADES = 4  # of the logarithmic scale, counted down from the strongest pixel
+MARKERS = "os^DvPX*"
+SCALES = ("log", "linear")
+
+
+@styled
+def plot_context(profile, layer, ax=None, scale="log", *, erf=True, circle=True, colorbar=False):
+    """One layer of a profile over the input image, as the thesis draws it (§4.1).
+
+    White is outside the receptive field, the lightest tint inside; the darker, the stronger the effect of a pixel. A
+    dot marks the feature, a circle around it has its mean distance as radius.
+
+    Args:
+        profile: a :class:`ctxnet.measure.ContextProfile`.
+        layer: a name among ``profile.layers``, or its number, -1 for the last.
+        ax: matplotlib axes to draw into; None: a new figure.
+        scale: "log" (four decades down from the strongest pixel) or "linear".
+        erf: False draws the receptive field alone, in one tone and without the circle.
+        colorbar: add a scale beside the map.
+
+    Returns:
+        The axes; ``ax.figure`` is the figure.
+
+    Raises:
+        ValueError: for a layer that is not in the profile, or an unknown scale.
+    """
+    number = _number(profile, layer)
+    ax = _axes(ax)
+    rf, field = _array(profile.rf[number]), _array(profile.erf[number])
+    if erf:
+        norm = _norm(scale)
+        peak = field.max()
+        shown = np.clip(field / peak if peak > 0 else field, norm.vmin, None)
+    else:
+        norm, shown = Normalize(0, 1), np.full(field.shape, 0.42)
+    image = _show(ax, np.ma.array(shown, mask=~rf), norm)
+    row, col = (float(c) for c in profile.center[number])
+    radius = float(profile.distance[number])
+    if erf and circle and np.isfinite(radius):
+        ax.add_patch(Circle((col, row), radius, fill=False, edgecolor="white", linewidth=1.7, alpha=0.8))
+        ax.add_patch(Circle((col, row), radius, fill=False, edgecolor=VERMILION, linewidth=1.0))
+    ax.plot(col, row, "o", color=VERMILION, markersize=2.8, markeredgecolor="white", markeredgewidth=0.4)
+    ax.set_title(profile.layers[number])
+    if colorbar and erf:
+        _colorbar(ax, image)
+    return ax
+
+
+@styled
+def plot_summed(summed, ax=None, scale="linear", *, colorbar=False):
+    """The effective receptive fields of all positions of a feature map together (thesis, appendix B).
+
+    Args:
+        summed: (H, W), as from :func:`ctxnet.measure.summed_erf` or ``profile.summed``.
+        scale: "linear" or "log", relative to the strongest pixel.
+
+    Returns:
+        The axes.
+    """
+    ax, field = _axes(ax), _array(summed)
+    norm = _norm(scale)
+    peak = field.max()
+    image = _show(ax, np.clip(field / peak if peak > 0 else field, norm.vmin, None), norm)
+    if colorbar:
+        _colorbar(ax, image)
+    return ax
+
+
+@styled
+def plot_mean_distance(profiles, ax=None, *, legend=True):
+    """Mean distance over the blocks, one curve per network.
+
+    Args:
+        profiles: dict from label to :class:`ctxnet.measure.ContextProfile`; networks may differ in their blocks.
+        legend: False leaves it out.
+
+    Returns:
+        The axes.
+    """
+    if not profiles:
+        raise ValueError("profiles is empty; expected at least one label with its profile")
+    ax = _axes(ax, height=3.0, width=4.6)
+    longest = max(len(p.layers) for p in profiles.values())
+    for number, (label, profile) in enumerate(profiles.items()):
+        ax.plot(
+            np.arange(1, 1 + len(profile.layers)),
+            _array(profile.distance),
+            color=PALETTE[number % 7],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle=("-", "--", ":")[number // 7 % 3],
+            markersize=4.2,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            linewidth=1.4,
+            label=label,
+            clip_on=False,
+            zorder=3,
+        )
+    layers = [profile.layers for profile in profiles.values()]
+    if all(names == layers[0] for names in layers):
+        _mark_stages(ax, layers[0])
+    ax.set(xlabel="block", ylabel="mean distance (px)", xlim=(0.6, longest + 0.4))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
+    ax.grid(axis="x", visible=False)
+    # Room for the legend above the curves, where it can hide none of them.
+    columns = 2 if len(profiles) > 2 else 1
+    inches = 0.17 * math.ceil(len(profiles) / columns) if legend else 0
+    height = ax.bbox.height / ax.figure.dpi
+    ax.set_ylim(0, ax.get_ylim()[1] / (1 - min(inches / height, 0.5)))
+    if legend:
+        ax.legend(
+            loc="upper left",
+            ncols=columns,
+            fontsize=7.5,
+            handlelength=1.9,
+            columnspacing=1.0,
+            labelspacing=0.25,
+            borderaxespad=0.2,
+        )
+    return ax
+
+
+def _mark_stages(ax, layers):
+    """Thin lines where a new stage begins, for networks whose layers are named stage.block."""
+    pattern = r"(layer\d+|stages\.\d+\.blocks|layers\.\d+\.blocks)\.\d+"
+    stages = [match and match.group(1) for match in (re.fullmatch(pattern, name) for name in layers)]
+    if None not in stages:
+        for index in range(1, len(stages)):
+            if stages[index] != stages[index - 1]:
+                ax.axvline(index + 0.5, color=GREY, linewidth=0.6, linestyle=(0, (2, 3)), zorder=1)
+
+
+def _number(profile, layer):
+    count = len(profile.layers)
+    if isinstance(layer, str):
+        return profile.layers.index(require_known("layer", layer, profile.layers))
+    if not -count <= layer < count:
+        raise ValueError(f"layer {layer} of a profile of {count}; expected {-count}…{count - 1}")
+    return layer % count
+
+
+def _array(values):
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def _axes(ax, width=3.0, height=3.0):
+    if ax is None:
+        ax = new_figure(width=width, height=height).subplots()
+    return ax
+
+
+def _norm(scale):
+    if require_known("scale", scale, SCALES) == "log":
+        return LogNorm(10.0**-DECADES, 1)
+    return Normalize(0, 1)
+
+
+def _show(ax, values, norm):
+    # Smoothed in colour when shrunk, so that single pixels of a scattered field fade instead of getting lost.
+    image = ax.imshow(values, cmap=CONTEXT_MAP, norm=norm, interpolation="antialiased", interpolation_stage="rgba")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set(visible=True, linewidth=0.5, color=GREY)
+    return image
+
+
+def _colorbar(ax, image):
+    bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)
+    bar.set_label("effect relative to the strongest pixel")
+    bar.outline.set_linewidth(0.5)
+
+
+__all__ = ["CONTEXT_MAP", "plot_context", "plot_mean_distance", "plot_summed"]

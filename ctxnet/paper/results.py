@@ -1,0 +1,404 @@
+"""Everything that the paper knows: the records of runs and measurements, and the numbers that follow from them.
+
+The first half is the one place where the paper reads results. Two things can be wrong with a result and each has one
+exception with a one-line message: it is not there (:class:`MissingRecord`, which knows the command that makes it) or it says
+something impossible (:class:`BadRecord`, which names the path). The second half makes frames of numbers of them: tables,
+comparisons, how far each row looks. Nothing here writes, draws or puts anything into words.
+"""
+
+import functools
+import json
+import math
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from ctxnet.files import run_folder
+from ctxnet.models.variants import VARIANTS
+from ctxnet.naming import require_known
+from ctxnet.paper import statistics
+
+RECORD_COLUMNS = ["variant", "seed", "top1", "top1_best", "n", "epochs", "parameters", "config_hash"]
+HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "valid_loss", "top1"]
+TRAIN_TOP1 = "train_top1"  # a further column of runs whose protocol asks for it
+PREDICTION_COLUMNS = ["image", "label", "predicted"]
+
+BASELINE = "resnet50"
+OWN = "own"  # the table of rows that no other table shows
+# Titles of the tables, and what a reader of the thesis has to know to compare their columns. Which rows a table shows is
+# said by the rows (``VARIANTS``), and a table without a title here is as good.
+TABLES = {
+    "4.1": ("Random sparse context", ""),
+    "4.2": (
+        "Random sparse context on higher layers",
+        "The thesis labels its last row “3 permutations” and 28.3 M; its text says one, which comes to 28.2 M.",
+    ),
+    "4.3": ("Random sparse context with relative positional encoding", ""),
+    "4.4": ("Random sparse context with attention", ""),
+    "4.5": (
+        "Dilated convolutions",
+        "63.7 M needs the eight shifted copies and the centre side by side before the last 1×1 convolution. The last row is "
+        "ours and not in the thesis: the formula of its §3.5, a convolution over the centre and eight random positions that "
+        "keeps the channels.",
+    ),
+    "4.6": (
+        "Other architectures",
+        "The thesis' 21.3 M (HRNet) and 28.6 M (ConvNeXt) include a classifier of 1000 classes; its 85.6 M (ViT) leaves out "
+        "the position and class tokens. Our counts are without classifier throughout.",
+    ),
+    OWN: ("Rows that are not in the thesis", ""),
+}
+OWN_RECIPE = "‡"
+IMAGENETTE = 3925  # validation images, on which the thesis' accuracies were taken
+COLUMNS = [
+    "architecture", "variant", "thesis_top1", "top1", "sd_points", "low", "high", "interval_over", "n", "seeds",
+    "difference_points", "p", "p_holm", "thesis_difference_points", "parameters_million", "thesis_parameters_million",
+    "trained_parameters_million",
+]  # fmt: skip
+
+
+class MissingRecord(FileNotFoundError):
+    """A result that has not been made yet; ``command`` is what makes it."""
+
+    def __init__(self, path, command):
+        super().__init__(f"{Path(path).as_posix()} is not there yet; make it with: {command}")
+        self.command = command
+
+
+class BadRecord(ValueError):
+    """A result that is there and cannot be right; the message starts with its path."""
+
+
+def make_command(protocol, variant=None):
+    """The command that makes a protocol's records, or one variant's."""
+    if variant is None:
+        return "make repro" if protocol == "quick" else f"dvc repro report@{protocol}"
+    return f"python -m ctxnet train --protocol {protocol} --variant {variant}"
+
+
+def measure_command(variant):
+    """The command that measures a full-size network at initialisation."""
+    return f"python -m ctxnet measure --variant {variant}"
+
+
+def lattice_command(variant):
+    """The command that measures a full-size network everywhere over the photograph."""
+    return f"python -m ctxnet measure --everywhere --variant {variant}"
+
+
+def measure_folder(variant, root="."):
+    return Path(root) / "results" / "measure" / variant
+
+
+def load_records(protocol, root="."):
+    """All finished runs of one protocol as a DataFrame with :data:`RECORD_COLUMNS`, sorted by variant and seed.
+
+    ``top1`` and ``top1_best`` are shares in 0…1, ``n`` counts validation images, ``parameters`` those of the
+    trained network without its classifier. No run yet gives an empty frame; a run that is paused has no
+    record and is left out.
+
+    Raises:
+        BadRecord: a record that is damaged (its digests say so), lacks a key, is of another protocol, variant
+            or seed than its folder says, or holds an impossible number.
+    """
+    paths = (Path(root) / "results" / protocol / "runs").glob("*/seed*/record.json")
+    paths = sorted(paths, key=lambda path: (path.parent.parent.name, natural(path.parent.name)))
+    return pd.DataFrame([_checked(path, protocol) for path in paths], columns=RECORD_COLUMNS)
+
+
+def load_history(protocol, variant, seed=0, root="."):
+    """One run's epochs: :data:`HISTORY_COLUMNS`, one row per epoch, and :data:`TRAIN_TOP1` where the run kept it.
+
+    ``valid_loss`` and ``top1`` are NaN for epochs without validation.
+    """
+    path = run_folder(protocol, variant, seed, root) / "history.csv"
+    return _csv(path, HISTORY_COLUMNS, protocol, variant, may_have=[TRAIN_TOP1])
+
+
+def load_predictions(protocol, variant, seed=0, root="."):
+    """One run's answers: ``image`` (its id), ``label`` and ``predicted`` (class indices)."""
+    path = run_folder(protocol, variant, seed, root) / "predictions.csv"
+    frame = _csv(path, PREDICTION_COLUMNS, protocol, variant)
+    if frame["image"].duplicated().any():
+        raise BadRecord(f"{path.as_posix()}: an image occurs twice")
+    return frame
+
+
+def load_profile(protocol, variant, seed=0, root="."):
+    """The :class:`ctxnet.measure.ContextProfile` of a trained network."""
+    path = run_folder(protocol, variant, seed, root) / "context.npz"
+    return _profile(path, make_command(protocol, variant))
+
+
+def load_initial(variant, root="."):
+    """The :class:`ctxnet.measure.ContextProfile` of the full-size network at initialisation."""
+    return _profile(measure_folder(variant, root) / "context.npz", measure_command(variant))
+
+
+def load_provenance(protocol, variant, seed=0, root="."):
+    """Where, when and with what a run was made: a dict, empty when the run left none."""
+    path = run_folder(protocol, variant, seed, root) / "provenance.json"
+    return _json(path) if path.exists() else {}
+
+
+def missing_variants(protocol, variants, root="."):
+    """Those of ``variants`` that have no finished run in ``protocol``, in the order given."""
+    have = set(load_records(protocol, root)["variant"])
+    return [variant for variant in variants if variant not in have]
+
+
+def _checked(path, protocol):
+    from ctxnet.training import read_record
+
+    name = path.as_posix()
+    try:
+        record = read_record(path.parent)
+    except ValueError as error:  # names the path
+        raise BadRecord(str(error)) from None
+    for key in ["protocol", *RECORD_COLUMNS]:
+        if key not in record:
+            raise BadRecord(f"{name}: no {key!r} in it")
+    said = record["protocol"], record["variant"], f"seed{record['seed']}"
+    place = protocol, path.parent.parent.name, path.parent.name
+    for key, value, expected in zip(("protocol", "variant", "seed"), said, place, strict=True):
+        if value != expected:
+            raise BadRecord(f"{name}: {key} is {value!r}, its folder says {expected!r}")
+    for key in ["top1", "top1_best"]:
+        value = record[key]
+        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
+            raise BadRecord(f"{name}: {key} must be a share in 0…1, not {value!r}")
+    for key in ["n", "epochs", "parameters"]:
+        if not isinstance(record[key], int) or record[key] < 1:
+            raise BadRecord(f"{name}: {key} must be a positive integer, not {record[key]!r}")
+    return {key: record[key] for key in RECORD_COLUMNS}
+
+
+def _json(path):
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadRecord(f"{Path(path).as_posix()}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise BadRecord(f"{Path(path).as_posix()}: a JSON object was expected")
+    return value
+
+
+def _csv(path, columns, protocol, variant, may_have=()):
+    from ctxnet.training import read_record
+
+    if not path.exists():
+        raise MissingRecord(path, make_command(protocol, variant))
+    try:
+        read_record(path.parent)  # vouches for the table
+        frame = pd.read_csv(path)
+    except ValueError as error:  # pandas' parser and empty-file errors are ValueErrors
+        reason = str(error).strip()
+        raise BadRecord(reason if path.parent.name in reason else f"{path.as_posix()}: not a table ({reason})") from None
+    if list(frame.columns) not in (columns, [*columns, *may_have]):
+        raise BadRecord(f"{path.as_posix()}: columns {','.join(map(str, frame.columns))} instead of {','.join(columns)}")
+    return frame
+
+
+def _profile(path, command):
+    from ctxnet.measure import ContextProfile
+    from ctxnet.training import read_record
+
+    if not path.exists():
+        raise MissingRecord(path, command)
+    try:
+        if read_record(path.parent) is None:  # a run that was stopped while it wrote
+            raise MissingRecord(path.with_name("record.json"), command)
+        return ContextProfile.load(path)
+    except ValueError as error:
+        raise BadRecord(str(error)) from None
+
+
+# ---- which rows and tables --------------------------------------------------------------------------------------------
+
+
+def settings_of(protocol, root="."):
+    """The :class:`ctxnet.training.Protocol` of this name."""
+    from ctxnet.training import load_protocol
+
+    return load_protocol(protocol, Path(root) / "params.yaml")
+
+
+def rows_shown(protocol, root="."):
+    """Rows of a protocol in the order of ``VARIANTS``: those it is to train and those that have a record."""
+    from ctxnet.training import load_params, rows_of
+
+    planned = rows_of(settings_of(protocol, root), load_params(Path(root) / "params.yaml"))
+    known = {*planned, *load_records(protocol, root)["variant"]}
+    return [name for name in VARIANTS if name in known]
+
+
+def tables_shown(protocol, root="."):
+    """``{number: rows}`` of the tables that have a row in this protocol beside :data:`BASELINE`, which leads each."""
+    found = {number: [] for number in TABLES if number != OWN}
+    for name in rows_shown(protocol, root):
+        for number in VARIANTS[name].tables or ((OWN,) if name != BASELINE else ()):
+            found.setdefault(number, []).append(name)
+    numbers = sorted(found, key=lambda number: (number == OWN, natural(number)))
+    return {number: [BASELINE, *found[number]] for number in numbers if found[number]}
+
+
+def natural(number):
+    """Sort key for numbers of tables and figures: 4.2 before 4.10, 1.2 before 1.2b."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", number)]
+
+
+def has_thesis_numbers(settings):
+    """Whether the thesis' accuracies belong beside those of a protocol: not where it has data of its own."""
+    return settings.dataset in ("imagenette", "probe")
+
+
+# ---- frames of numbers ------------------------------------------------------------------------------------------------
+
+
+def table(number, protocol, root="."):
+    """One table as a DataFrame with :data:`COLUMNS`, a row per architecture in the thesis' order.
+
+    Accuracies in percent, means over seeds, ``sd_points`` their s.d.; differences to our (the thesis') ResNet-50 in
+    percentage points; parameters in millions without classifier: of the full-width network, and (``trained_…``) of the
+    one this protocol trained. ``low``/``high`` is a 95 % interval over what ``interval_over`` says: the validation images
+    for one seed, seeds and images for several. ``p`` belongs to the difference and is there with three seeds of both
+    rows; ``p_holm`` is corrected for the number of p in the table. What is unknown is NaN. A table without a row in this
+    protocol is empty.
+
+    Raises:
+        ValueError: for an unknown table number, or runs on different images.
+        BadRecord: see :func:`load_records`.
+    """
+    shown = tables_shown(protocol, root)
+    require_known("table", number, {*TABLES, *shown})
+    records, names = load_records(protocol, root), shown.get(number, [])
+    answers, thesis = read_answers(protocol, names, records, root), has_thesis_numbers(settings_of(protocol, root))
+    frame = pd.DataFrame([row(name, records, answers, thesis=thesis) for name in names], columns=COLUMNS)
+    return frame.assign(p_holm=statistics.holm(frame["p"]))
+
+
+def with_own_recipes(number, protocol, root="."):
+    """:func:`table`, and a second line for each of its rows that was also trained by the recipe of its own paper.
+
+    Those records are of protocol ``<protocol>_adamw``; ``variant`` is ``<protocol>_adamw:<row>`` there, and the
+    difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.
+    """
+    frame, other = table(number, protocol, root), f"{protocol}_adamw"
+    own, records = load_records(other, root), load_records(protocol, root)
+    own = own[own["variant"].isin(set(frame["variant"]) - {BASELINE})]
+    if own.empty:
+        return frame
+    answers = read_answers(protocol, [BASELINE], records, root)
+    answers |= {f"{other}:{name}": found for name, found in read_answers(other, list(own["variant"]), own, root).items()}
+    every = pd.concat([records, own.assign(variant=other + ":" + own["variant"])])
+    lines = [row(name, every, answers) for name in answers if name != BASELINE]
+    more = pd.DataFrame(lines, columns=COLUMNS)
+    more["architecture"] += f", own recipe {OWN_RECIPE}"
+    return pd.concat([frame, more.assign(p_holm=statistics.holm(more["p"]))], ignore_index=True)
+
+
+def read_answers(protocol, variants, records, root="."):
+    """variant -> (image ids, bool (seeds, images)): which images its finished runs, those in ``records``, got right.
+
+    Variants without a run are left out.
+
+    Raises:
+        BadRecord: the answers disagree with a record's accuracy, or a row's runs were tested on different images.
+    """
+    rows = {}
+    for variant, runs in records[records["variant"].isin(variants)].groupby("variant"):
+        frames = [load_predictions(protocol, variant, seed, root) for seed in runs["seed"]]
+        try:
+            images, right = statistics.right_answers(frames)
+        except ValueError as error:
+            raise BadRecord(f"{variant}, protocol {protocol}: {error}") from None
+        for seed, top1, share in zip(runs["seed"], runs["top1"], right.mean(1), strict=True):
+            if abs(top1 - share) > 1e-6:
+                raise BadRecord(f"{variant} seed {seed}: predictions.csv gives {share:.4f}, record.json says {top1:.4f}")
+        rows[variant] = images, right
+    return rows
+
+
+def compare(a, b, rows):
+    """:class:`ctxnet.paper.statistics.Comparison` of two of ``rows`` (:func:`read_answers`), A − B as shares.
+
+    Raises:
+        ValueError: rows tested on different images.
+    """
+    (images_a, right_a), (images_b, right_b) = rows[a], rows[b]
+    if len(images_a) != len(images_b) or (images_a != images_b).any():
+        raise ValueError(f"{a} and {b} were not tested on the same images, so they cannot be compared in pairs")
+    return statistics.compare(right_a, right_b)
+
+
+def row(variant, records, answers, *, thesis=True):
+    """One line of :func:`table`, as a dict of :data:`COLUMNS`; ``answers`` as :func:`read_answers` gives them.
+
+    ``thesis``: whether the thesis' accuracy may stand beside ours.
+    """
+    name = variant.rpartition(":")[2]  # "small_adamw:vit_base_patch16_224" is a row of another protocol
+    about, runs = VARIANTS[name], records[records["variant"] == variant]
+    line = dict.fromkeys(COLUMNS, math.nan) | {
+        "architecture": about.label, "variant": variant, "interval_over": "", "seeds": len(runs),
+        "parameters_million": parameters_million(name),
+    }  # fmt: skip
+    if thesis and about.thesis_top1 is not None:
+        line["thesis_top1"] = about.thesis_top1
+        line["thesis_difference_points"] = round(about.thesis_top1 - VARIANTS[BASELINE].thesis_top1, 2)
+    if thesis and about.thesis_params is not None:
+        line["thesis_parameters_million"] = about.thesis_params
+    if not len(runs):
+        return line
+    images, right = answers[variant]
+    mean, low, high, kind = statistics.row_interval(right)
+    line |= {"top1": round(100 * mean, 2), "low": round(100 * low, 2), "high": round(100 * high, 2)}
+    line |= {"interval_over": kind, "n": len(images), "trained_parameters_million": runs["parameters"].iloc[0] / 1e6}
+    if len(runs) > 1:
+        line["sd_points"] = round(100 * statistics.mean_sd(runs["top1"])[1], 2)
+    if variant == BASELINE:
+        line["difference_points"] = 0.0
+    elif BASELINE in answers:
+        found = compare(variant, BASELINE, answers)
+        line |= {"difference_points": round(100 * found.difference, 2), "p": found.p}
+    return line
+
+
+@functools.cache
+def parameters_million(variant):
+    """Millions of parameters of the full-width network without classifier, counted on the built one."""
+    import torch
+
+    from ctxnet.models import count_parameters, create_model
+
+    with torch.device("meta"):  # shapes only: nothing is allocated or initialised
+        return round(count_parameters(create_model(variant)) / 1e6, 3)
+
+
+def context(protocol, root="."):
+    """How far every ResNet of a protocol looks, in numbers.
+
+    Columns: architecture, variant, ``covered`` (first block, from 1, whose receptive field is the whole 224
+    px image at full size; 0: none), ``initial_1``, ``initial_last`` and ``trained_1``, ``trained_last``: mean
+    distance of the first and last block as a share of the input's side, full size at initialisation and
+    trained. NaN where there is no record.
+    """
+    lines = []
+    for name in rows_shown(protocol, root):
+        if VARIANTS[name].arch != 50:
+            continue
+        line = {"architecture": VARIANTS[name].label, "variant": name, "covered": math.nan}
+        for kind, load in (("initial", load_initial), ("trained", functools.partial(load_profile, protocol))):
+            line |= {f"{kind}_1": math.nan, f"{kind}_last": math.nan}
+            try:
+                profile = load(name, root=root)
+            except MissingRecord:
+                continue
+            side = profile.rf.shape[-1]
+            line |= {f"{kind}_1": float(profile.distance[0]) / side, f"{kind}_last": float(profile.distance[-1]) / side}
+            if kind == "initial":
+                full = [bool(mask.all()) for mask in profile.rf]
+                line["covered"] = full.index(True) + 1 if any(full) else 0
+        lines.append(line)
+    columns = ["architecture", "variant", "covered", "initial_1", "initial_last", "trained_1", "trained_last"]
+    return pd.DataFrame(lines, columns=columns)

@@ -1,0 +1,396 @@
+"""Numbers as text: the one type of table, and the sentences around the tables. Every number comes from :mod:`.results`.
+
+What a record, a setting or a name of somebody's folder says is data: it enters a text through :func:`plain`, which leaves
+it no meaning as Markdown or HTML.
+"""
+
+import dataclasses
+import html
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctxnet.files import write_csv, write_text
+from ctxnet.models.variants import VARIANTS
+from ctxnet.naming import require_known
+from ctxnet.paper import results, statistics
+from ctxnet.paper.results import BASELINE, OWN_RECIPE, TABLES, MissingRecord, load_records, make_command
+
+IMAGES_ONLY, SIGNIFICANT = "†", "*"  # signs in the cells, with OWN_RECIPE; explained by legend()
+ONE_SEED = f"{IMAGES_ONLY} One seed: the interval covers the choice of images and nothing else."
+DATASETS = {"imagenette": "Imagenette", "probe": "the probe set of this repository"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read: text cells, which are Markdown.
+
+    In a notebook it shows itself, and its facts travel with the output's metadata to the pages of the book.
+
+    Attributes:
+        header, rows: cells; ``numbers``: indices of the columns that are aligned to the right.
+        number: "4.1", or "" for a table without one. caption stands above, after below.
+        shows: rows whose trained networks it is about; rests_on: other records (:data:`ctxnet.paper.book.made.RECORDS`).
+        file: the same as numbers, relative to the results of the protocol.
+    """
+
+    header: list
+    rows: list
+    numbers: object = ()
+    number: str = ""
+    caption: str = ""
+    after: str = ""
+    shows: tuple = ()
+    rests_on: tuple = ()
+    file: str = ""
+
+    def markdown(self):
+        align = ["--:" if i in self.numbers else ":--" for i in range(len(self.header))]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (self.header, align, *self.rows)]
+        above = f"**Table {self.number}.** {self.caption}" if self.number else self.caption
+        return "\n\n".join(part for part in (above, "\n".join(lines) if self.rows else "", self.after) if part) + "\n"
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        facts = {"table": self.number, "shows": list(self.shows), "rests_on": list(self.rests_on), "file": self.file}
+        text = self.markdown()
+        return {"text/markdown": text, "text/plain": text}, {"ctxnet": facts}
+
+
+# ---- cells ------------------------------------------------------------------------------------------------------------
+
+
+def plain(text):
+    """``text`` on one line, without any meaning as Markdown or HTML."""
+    escaped = html.escape(" ".join(str(text).split()), quote=False)
+    return re.sub(r"([|`*_\[\]\\$])", r"\\\1", escaped)
+
+
+def unknown(value):
+    """Whether a cell is NaN, that is: there is no such number."""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def minus(text):
+    """``text`` with typographic minus signs before numbers; the hyphen of ResNet-50 stays."""
+    return re.sub(r"(?<!\w)-(?=\d)", "−", text)
+
+
+def or_dash(value, form):
+    """A number in a form, with a typographic minus; "–" for NaN."""
+    return "–" if unknown(value) else minus(format(value, form))
+
+
+def points(share, form="+.2f"):
+    """A share as percentage points in text; "–" for NaN."""
+    return or_dash(100 * share, form)
+
+
+def p_text(p):
+    """A p-value in text: two digits, "< 0.001", "–" for NaN."""
+    return "–" if unknown(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def p_said(p):
+    """A p-value within a sentence: "p = 0.020", "p < 0.001"."""
+    text = p_text(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def setting_text(value):
+    """A setting of a protocol as a reader sees it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "–"
+    return f"{value:g}" if isinstance(value, float) else plain(value) if value != "" else "–"
+
+
+def dataset(settings):
+    """The data set's name; of a path its last part, which says enough and names no machine."""
+    return settings.dataset if settings.dataset in DATASETS else Path(settings.dataset).name
+
+
+def _interval(line):
+    if unknown(line["low"]):
+        return "–"
+    return f"{line['low']:.1f}–{line['high']:.1f}" + (f" {IMAGES_ONLY}" if line["interval_over"] == "images" else "")
+
+
+# ---- tables 4.1 and following -----------------------------------------------------------------------------------------
+
+
+def table(number, protocol, root="."):
+    """:func:`results.table`, with own recipes, as a :class:`Table`; without a row in this protocol it has no lines."""
+    frame = results.with_own_recipes(number, protocol, root)
+    if frame.empty:
+        return Table([], [], caption=f"Protocol `{protocol}` has no row of its own that another table does not show."
+                     if number == results.OWN else f"Protocol `{protocol}` has no row of Table {number}.")  # fmt: skip
+    missing, after = list(frame.loc[frame["top1"].isna(), "variant"]), ""
+    if missing:
+        command = make_command(protocol, missing[0] if len(missing) == 1 else None)
+        after = f"No record yet: {', '.join(missing)}. Make it with `{command}`."
+    header, rows = cells(frame, protocol)
+    return Table(
+        header, rows, range(1, len(header)), "" if number == results.OWN else number,
+        f"{caption(number, protocol, frame)} {legend(frame)}", after, shows=tuple(frame["variant"]),
+        file=f"tables/{_stem(number)}.csv",
+    )  # fmt: skip
+
+
+def _stem(number):
+    return f"table_{number.replace('.', '_')}"
+
+
+def cells(frame, protocol):
+    """What :func:`results.table` returned, as text cells: (header, rows); with the thesis' columns if it has a number."""
+    thesis = frame["thesis_top1"].notna().any()
+    columns = {
+        "architecture": lambda line: line["architecture"],
+        "thesis %": lambda line: or_dash(line["thesis_top1"], ".2f"),
+        f"{protocol} %": lambda line: or_dash(line["top1"], ".2f"),
+        "95 % interval": _interval,
+        "s.d.": lambda line: or_dash(line["sd_points"], ".1f"),
+        "seeds": lambda line: str(line["seeds"]),
+        "Δ thesis": lambda line: _difference(line, "thesis_difference_points"),
+        f"Δ {protocol}": lambda line: _difference(line, "difference_points") + _mark(line),
+        "params M": lambda line: or_dash(line["parameters_million"], ".3f"),
+        "thesis M": lambda line: or_dash(line["thesis_parameters_million"], ".1f"),
+    }
+    if not thesis:
+        columns = {name: cell for name, cell in columns.items() if not re.search(r"\bthesis (%|M)|Δ thesis$", name)}
+    return list(columns), [[cell(line) for cell in columns.values()] for line in frame.to_dict("records")]
+
+
+def _difference(line, key):
+    return "" if line["variant"] == BASELINE else or_dash(line[key], "+.2f")  # to itself it says nothing
+
+
+def _mark(line):
+    return f" {SIGNIFICANT}" if line["variant"] != BASELINE and line["p_holm"] <= statistics.LEVEL else ""
+
+
+def caption(number, protocol, frame):
+    """Title, how to read the columns, and the notes of one table, as one paragraph."""
+    title, note = TABLES.get(number, (f"Rows of table {number}", ""))
+    thesis = frame["thesis_top1"].notna().any()
+    where = "in the thesis and, as mean over seeds, in" if thesis else "as mean over seeds in"
+    to = "the same column's ResNet-50" if thesis else "ResNet-50"
+    how = f"{title}: top-1 on the validation set {where} protocol `{protocol}`; Δ in points to {to}; "
+    return f"{how}parameters without classifier. {note if thesis else ''}".strip()
+
+
+def legend(frame):
+    """What the signs in a table's cells mean, as far as they apply to ``frame``."""
+    sizes = frame["n"].dropna().unique()
+    text = [f"{', '.join(f'{size:,.0f}' for size in sizes)} images."] if len(sizes) else []
+    if (frame["interval_over"] == "images").any():
+        text.append(ONE_SEED)
+    own = [name.partition(":")[0] for name in frame["variant"] if ":" in name]
+    if own:
+        text.append(
+            f"{OWN_RECIPE} AdamW, warm-up and cosine schedule as in the network's own paper, all else as in the other lines "
+            f"(protocol `{own[0]}`)."
+        )
+    if (frame["interval_over"] == "seeds and images").any():
+        text.append("Other intervals cover seeds and images.")
+    tests = int(frame["p"].notna().sum())
+    if tests:
+        clear = (frame["p_holm"] <= statistics.LEVEL).any()
+        text.append(
+            (f"{SIGNIFICANT} differs" if clear else "No row with three seeds is shown to differ")
+            + " from ResNet-50: Welch's t over seeds and images, 5 % after Holm's correction for "
+            f"{tests} test{'s' if tests > 1 else ''} in this table."
+        )
+    elif frame["top1"].notna().any():
+        text.append(f"No difference is tested: that takes {statistics.MIN_SEEDS} seeds of a row and of ResNet-50.")
+    return " ".join(text)
+
+
+def write_tables(protocol, root="."):
+    """Write ``table_4_1.csv`` and ``.md`` … into ``results/<protocol>/tables``; returns the folder."""
+    folder = Path(root) / "results" / protocol / "tables"
+    for number in results.tables_shown(protocol, root):
+        lines = results.with_own_recipes(number, protocol, root).to_dict("records")
+        values = [["" if unknown(line[key]) else line[key] for key in results.COLUMNS] for line in lines]
+        write_csv(folder / f"{_stem(number)}.csv", results.COLUMNS, values)
+        write_text(folder / f"{_stem(number)}.md", table(number, protocol, root).markdown())
+    return folder
+
+
+def overview(protocol, root="."):
+    """Every row of every table once, as Markdown with a line on its signs: what README shows."""
+    header = ["network", "what", "params M", "thesis %", f"{protocol} %", "95 % interval", "seeds"]
+    rows = {}
+    for number in results.tables_shown(protocol, root):
+        for line in results.with_own_recipes(number, protocol, root).to_dict("records"):
+            numbers = [or_dash(line[key], ".1f") for key in ("parameters_million", "thesis_top1", "top1")]
+            name = line["variant"].rpartition(":")[2]
+            rows[line["variant"]] = [f"`{name}`", line["architecture"], *numbers, _interval(line), str(line["seeds"])]
+    rows = list(rows.values())
+    if not any(row[3] != "–" for row in rows):
+        header, rows = header[:3] + header[4:], [row[:3] + row[4:] for row in rows]
+    signs = "".join(cell for row in rows for cell in row)
+    after = [ONE_SEED] if IMAGES_ONLY in signs else []
+    after += [f"{OWN_RECIPE} AdamW, warm-up and cosine schedule instead of the thesis' SGD."] if OWN_RECIPE in signs else []
+    return Table(header, rows, range(2, len(header)), after=" ".join(after)).markdown().rstrip()
+
+
+def write_overview(path, protocol, root="."):
+    """Replace what stands between the markers ``<!-- table: rows -->`` and ``<!-- end -->`` of a Markdown file.
+
+    Raises:
+        ValueError: if the file has no such markers.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    before, start, rest = text.partition("<!-- table: rows -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not end:
+        raise ValueError(f"{path}: no lines '<!-- table: rows -->' and '<!-- end -->' to write between")
+    write_text(path, before + start + overview(protocol, root) + "\n" + end + after)
+
+
+def context_table(protocol, root="."):
+    """:func:`results.context` as a :class:`Table`."""
+    header = ["architecture", "whole image from block", "block 1, initial", "last, initial"]
+    header += [f"block 1, {protocol}", f"last, {protocol}"]
+    rows, lines = [], results.context(protocol, root).to_dict("records")
+    for line in lines:
+        covered = "–" if unknown(line["covered"]) else str(int(line["covered"])) if line["covered"] else "never"
+        shares = [line[f"{kind}_{block}"] for kind in ("initial", "trained") for block in ("1", "last")]
+        rows.append([line["architecture"], covered, *("–" if unknown(s) else f"{100 * s:.1f} %" for s in shares)])
+    return Table(header, rows, range(1, 6), shows=tuple(line["variant"] for line in lines), rests_on=("measure",))
+
+
+def settings_table(protocol, root="."):
+    """The settings of a protocol beside those of the thesis, as a :class:`Table`."""
+    from ctxnet.training import load_params
+
+    known = load_params(Path(root) / "params.yaml")["protocols"]
+    names = [name for name in dict.fromkeys(["thesis", protocol]) if name in known]
+    settings = [results.settings_of(name, root) for name in names]
+    columns = [dataclasses.asdict(each) | {"dataset": dataset(each)} for each in settings]
+    keys = [key for key in columns[0] if key not in ("name", "note")]
+    rows = [[key.replace("_", " "), *(setting_text(settings[key]) for settings in columns)] for key in keys]
+    return Table(["setting", *names], rows, range(1, len(names) + 1))
+
+
+# ---- sentences --------------------------------------------------------------------------------------------------------
+
+
+def status(protocol, root="."):
+    """How many rows of a protocol have a record, and how to make those of the others."""
+    rows, runs = results.rows_shown(protocol, root), load_records(protocol, root)
+    missing = results.missing_variants(protocol, rows, root)
+    text = f"Protocol `{protocol}`: {len(runs)} finished runs; {len(rows) - len(missing)} of {len(rows)} rows have a record."
+    if missing:
+        text += f" Not there yet: {', '.join(missing)}. Make them with `{make_command(protocol)}`."
+    return text
+
+
+def reading_notes(protocol, root="."):
+    """What a reader must know before comparing numbers: sentences in which `code` is marked as in Markdown."""
+    settings, records = results.settings_of(protocol, root), load_records(protocol, root)
+    rows, notes = results.rows_shown(protocol, root), []
+    seeds = records["variant"].value_counts()
+    enough = list(seeds.index[seeds >= statistics.MIN_SEEDS].sort_values())
+    if len(enough) < len(rows):
+        few = "One seed per row" if len(seeds) and seeds.max() == 1 else f"Fewer than {statistics.MIN_SEEDS} seeds"
+        few += f" for all rows but {', '.join(enough)}" if enough else ""
+        notes.append(
+            f"{few}: training again with another seed moves a row by an amount that one run cannot show, so a difference "
+            "between such rows carries no verdict about an architecture. Where a row has one seed, its interval is over "
+            "validation images only."
+        )
+    size = f"{settings.image_size} px with {settings.width} of 64 first-stage channels for {settings.epochs} epochs"
+    general = f"Trained on {dataset(settings)} at {size}; no number of the thesis stands beside these."
+    if results.has_thesis_numbers(settings):
+        general = (
+            f"The thesis trained full-width networks at 224 px for 100 epochs; `{protocol}` trains at {size}. "
+            "Levels are not comparable with the thesis'; orders and differences are of interest."
+        )
+    notes.append(settings.note or general)
+    notes.append(
+        "Receptive fields are structural, so their figures show the full-size 224 px networks; effective receptive fields "
+        "are drawn for those at initialisation and for the trained ones of this protocol."
+    )
+    missing = results.missing_variants(protocol, rows, root)
+    if missing:
+        have = f"{len(missing)} of {len(rows)} rows have no record yet: {', '.join(missing)}."
+        notes.append(f"{have} `{make_command(protocol)}`")
+    elif records["n"].nunique() > 1:
+        notes.append("The rows were not all tested on the same number of images.")
+    return notes
+
+
+def readings(number, protocol, root="."):
+    """What the records say about one table: a Markdown list, each row against plain ResNet-50, with a verdict after
+    Holm's correction where both have three seeds."""
+    frame = results.table(number, protocol, root).set_index("variant")
+    answers = results.read_answers(protocol, frame.index, load_records(protocol, root), root)
+    lines = []
+    for name, line in frame.drop(index=BASELINE, errors="ignore").iterrows():
+        if name not in answers or BASELINE not in answers:
+            lines.append(f"- **{line['architecture']}**: no record yet; `{make_command(protocol, name)}`")
+            continue
+        found = results.compare(name, BASELINE, answers)
+        text = f"{line['top1']:.1f} %, {points(found.difference, '+.1f')} points to ResNet-50"
+        if found.testable:
+            text += f" (95 %: {points(found.low, '+.1f')} to {points(found.high, '+.1f')}; {p_said(line['p_holm'])}"
+            text += f", Holm; detectable from {100 * found.detectable:.1f})"
+        if not unknown(line["thesis_difference_points"]):
+            text += minus(f", {line['thesis_difference_points']:+.2f} in the thesis")
+        lines.append(f"- **{line['architecture']}**: {text}: {found.verdict(line['p_holm'])}.")
+    return "\n".join(lines)
+
+
+def comparison(protocol, a, b, root="."):
+    """Two rows of one protocol in words, A − B: what ``python -m ctxnet compare`` prints.
+
+    Args:
+        a, b: names of rows, also as ``protocol:row``.
+        protocol: None for the one that the names say, or else ``small``.
+
+    Raises:
+        ValueError: an unknown name, one row twice, or rows of different protocols.
+        MissingRecord: a row has no finished run.
+    """
+    from ctxnet.training import load_params
+
+    said = [protocol, *(name.rpartition(":")[0] for name in (a, b))]
+    said = list(dict.fromkeys(name for name in said if name)) or ["small"]
+    if len(said) > 1:
+        raise ValueError(f"rows are compared within one protocol only, not across {' and '.join(said)}")
+    protocol = require_known("protocol", said[0], load_params(Path(root) / "params.yaml")["protocols"])
+    a, b = (require_known("row", name.rpartition(":")[2], VARIANTS) for name in (a, b))
+    if a == b:
+        raise ValueError(f"{a!r} twice: two different rows are needed")
+    answers = results.read_answers(protocol, (a, b), load_records(protocol, root), root)
+    for name in (a, b):
+        if name not in answers:
+            raise MissingRecord(Path(root) / "results" / protocol / "runs" / name, make_command(protocol, name))
+    found = results.compare(a, b, answers)
+    width = max(len(a), len(b), 20)
+    lines = [f"{'protocol ' + protocol:{width}}  mean %  s.d.  seeds"]
+    each = (a, found.mean_a, found.sd_a, found.seeds_a), (b, found.mean_b, found.sd_b, found.seeds_b)
+    for name, mean, sd, seeds in each:
+        lines.append(f"{name:{width}}  {100 * mean:6.2f}  {or_dash(100 * sd, '.2f'):>4}  {seeds:5}")
+    seeds = f"over {statistics.MOST_SEEDS}" if found.needed == math.inf else str(found.needed)
+    described = compared(found) | {
+        "p": f"{p_text(found.p)}, Welch's t over seeds and images",
+        "seeds needed": f"{seeds} of each: 80 % power for this difference",
+        "verdict": found.verdict() + (f": {a} than {b}" if found.p <= statistics.LEVEL else ""),
+    }
+    known = {"95 % interval": found.low, "p": found.p, "minimum detectable": found.detectable, "seeds needed": found.needed}
+    return "\n".join(lines + [f"{what:{width}}  {'–' if unknown(known.get(what, 0.0)) else text}"
+                              for what, text in described.items()])  # fmt: skip
+
+
+def compared(found):
+    """What a :class:`ctxnet.paper.statistics.Comparison` says, in the words of the command line and of model cards."""
+    return {
+        "difference A − B": f"{points(found.difference)} points",
+        "95 % interval": f"{points(found.low)} to {points(found.high)} points, over seeds and images",
+        "p": p_text(found.p),
+        "minimum detectable": f"{100 * found.detectable:.2f} points: 80 % power with these seeds",
+    }

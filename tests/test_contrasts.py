@@ -1,0 +1,104 @@
+"""Contrasts: against Welch's t, by simulation, and their file."""
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from ctxnet.paper.contrasts import Hypothesis, contrast, load_hypotheses, variance_parts
+
+DAY = datetime.date(2026, 11, 26)
+
+
+def hypothesis(cells, kind="greater", margin=0.0, replicates=12):
+    return Hypothesis("h", "text", "context", kind, cells, replicates, DAY, margin)
+
+
+def test_two_cells_are_welchs_test():
+    random = np.random.default_rng(0)
+    a, b = random.normal(1, 1, 12), random.normal(0, 2, 12)
+    found = contrast(hypothesis({"a": 1, "b": -1}), {"a": a, "b": b})
+    expected = stats.ttest_ind(a, b, equal_var=False, alternative="greater")
+    assert found.p == pytest.approx(expected.pvalue) and found.degrees == pytest.approx(expected.df)
+    interval = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_errors_and_coverage_by_simulation():
+    """Unequal scatter, a main effect over four cells: 5 % false alarms at most, 95 % of intervals right."""
+    random = np.random.default_rng(1)
+    weights = {"a": 0.5, "b": 0.5, "c": -0.5, "d": -0.5}
+    scatter = {"a": 0.4, "b": 1.0, "c": 0.7, "d": 2.0}
+    found = [
+        contrast(hypothesis(weights), {row: random.normal(70, scatter[row], 12) for row in weights}) for _ in range(2000)
+    ]
+    assert 0.035 < np.mean([one.p <= 0.05 for one in found]) < 0.065
+    assert 0.935 < np.mean([one.low <= 0 <= one.high for one in found]) < 0.965
+
+
+def test_equivalence_is_shown_within_the_margin_and_refuted_outside():
+    values = np.linspace(-1, 1, 12)
+    near = contrast(hypothesis({"a": 1, "b": -1}, "equivalent", 1.0), {"a": values + 0.1, "b": values})
+    far = contrast(hypothesis({"a": 1, "b": -1}, "equivalent", 1.0), {"a": values + 3, "b": values})
+    unclear = contrast(hypothesis({"a": 1, "b": -1}, "equivalent", 1.0), {"a": values + 0.9, "b": values})
+    assert [one.verdict(one.p) for one in (near, far, unclear)] == ["shown", "refuted", "not shown"]
+    lower = stats.ttest_ind(values + 0.1 + 1, values, equal_var=False, alternative="greater").pvalue
+    upper = stats.ttest_ind(values + 0.1 - 1, values, equal_var=False, alternative="less").pvalue
+    assert near.p == pytest.approx(max(lower, upper))
+
+
+def test_nothing_is_tested_before_all_replicates_are_there_and_nothing_after_counts():
+    values = np.linspace(-1, 1, 12)
+    early = contrast(hypothesis({"a": 1, "b": -1}), {"a": values + 5, "b": values[:11]})
+    assert np.isnan([early.p, early.estimate]).all() and early.verdict(0.0) == "open: b has 11 of 12 replicates"
+    assert contrast(hypothesis({"a": 1, "b": -1}), {"a": values}).verdict(0.0) == "open: b has 0 of 12 replicates"
+    more = contrast(hypothesis({"a": 1, "b": -1}), {"a": [*values, 99.0], "b": [*values, -99.0]})
+    assert more.estimate == 0
+
+
+def test_a_difference_the_other_way_is_refuted():
+    values = np.linspace(-1, 1, 12)
+    assert contrast(hypothesis({"a": 1, "b": -1}), {"a": values - 5, "b": values}).verdict(1.0) == "refuted"
+
+
+def test_variance_parts_are_unbiased():
+    random = np.random.default_rng(2)
+    found = []
+    for _ in range(3000):
+        draw, weights = random.normal(0, 0.6, (5, 1)), random.normal(0, 0.3, (1, 5))
+        found.append(variance_parts(draw + weights + random.normal(0, 0.5, (5, 5))))
+    means = {key: np.mean([one[key] for one in found]) for key in ("draw", "rest")}
+    assert means["draw"] == pytest.approx(0.36, rel=0.06) and means["rest"] == pytest.approx(0.25, rel=0.04)
+    null = [variance_parts(random.normal(0, 1, (5, 5)))["p_draw"] for _ in range(2000)]
+    assert 0.035 < np.mean(np.array(null) <= 0.05) < 0.065
+
+
+GOOD = {"text": "t", "protocol": "context", "kind": "greater", "cells": {"a": 1, "b": -1}, "replicates": 12, "written": DAY}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cels": {}}, "unknown key 'cels'; did you mean 'cells'"),
+        ({"kind": "greatr"}, "did you mean 'greater'"),
+        ({"cells": {"a": 1}}, "must add up to 0"),
+        ({"cells": {"a": 2, "b": -2}}, "must add up to 0"),
+        ({"replicates": 2}, "nearest valid value: 3"),
+        ({"kind": "equivalent"}, "a margin above 0"),
+        ({"margin": 1.0}, "a margin above 0"),
+        ({"written": "yesterday"}, "no date"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(tmp_path, change, message):
+    path = tmp_path / "hypotheses.yaml"
+    path.write_text(yaml.safe_dump({"h": GOOD | change}))
+    with pytest.raises(ValueError, match=message) as error:
+        load_hypotheses(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_hypotheses_of_the_paper_can_be_read():
+    assert load_hypotheses(Path(__file__).parents[1] / "hypotheses.yaml")
