@@ -17,7 +17,7 @@ help:
 	@echo "make clean     remove what repro and test made; committed results and .venv stay"
 
 setup: | $(UV)
-	$(UV) sync --frozen --compile-bytecode  # else every process compiles fastai and torch anew, where python may not
+	$(UV) sync --frozen --extra paper --compile-bytecode  # else every process compiles fastai and torch anew, where python may not
 
 # Without uv on the machine: a private copy. --target, because Debian's pip refuses to install beside its own packages.
 .uv/bin/uv:
@@ -47,4 +47,4 @@ clean:
 
 # For those without uv: environment.yml installs this list.
 requirements.txt: uv.lock | $(UV)
-	$(UV) export --quiet --frozen --no-annotate --no-header --no-emit-project -o $@
+	$(UV) export --quiet --frozen --extra paper --no-annotate --no-header --no-emit-project -o $@

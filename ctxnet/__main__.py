@@ -1,14 +1,14 @@
-"""The command line: ``python -m ctxnet list | train | campaign | measure | atlas | compare | report | site``."""
+"""The command line: ``ctxnet list | train | campaign | measure | atlas | compare | report | site``."""
 
 import argparse
 import dataclasses
 import sys
 from functools import partial
 
+from .extras import EXTRAS, missing
 from .files import one_line
-from .naming import unknown_name
+from .naming import in_range, unknown_name
 from .process import one_interrupt
-from .settings import in_range
 
 
 def _number(kind, interval):
@@ -25,6 +25,18 @@ def _number(kind, interval):
 
 
 _MINUTES, _COUNT, _PIXELS = _number(float, "(0, 1000000]"), _number(int, "[1, 1024]"), _number(int, "[8, 4096]")
+
+# What each command needs beside the core.
+NEEDS = {
+    "list": "timm",
+    "train": "train,timm",
+    "campaign": "train,timm",
+    "measure": "train,timm,plot",
+    "report": "paper",
+    "atlas": "train,timm,plot",
+    "compare": "paper",
+    "site": "paper",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -146,12 +158,12 @@ def _compare(args):
 
 
 def build_parser():
-    parser = _Parser(prog="python -m ctxnet", description="Context in convolutional networks: train, measure, report.")
+    parser = _Parser(prog="ctxnet", description="Context in convolutional networks: train, measure, report.")
     commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
 
     def command(name, function, text):
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(function=function)
+        sub.set_defaults(function=function, command=name)
         return sub
 
     sub = command("list", _list, "List the networks.")
@@ -221,6 +233,11 @@ def main(argv=None):
     try:
         with one_interrupt():
             args.function(args)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if not any(module in modules for modules in EXTRAS.values()):
+            raise
+        sys.exit(f"ctxnet: {missing(module, NEEDS[args.command], user=args.command)}")
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"ctxnet: {one_line(error)}")
     except KeyboardInterrupt:

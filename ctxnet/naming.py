@@ -1,6 +1,7 @@
-"""Names typed by people: one way to refuse a wrong one and to offer the near ones."""
+"""Names and numbers typed by people: one way to refuse a wrong one and to offer the nearest valid one."""
 
 import difflib
+import math
 
 SHOWN = 40  # known names in a message where none is near
 
@@ -21,3 +22,20 @@ def require_known(kind, name, known):
     if name not in known:
         raise unknown_name(kind, name, known)
     return name
+
+
+def in_range(value, interval, where):
+    """``value``, a finite number, if it lies in ``interval``: "[1, 64]", "(0, 1)", "[0, inf)".
+
+    Raises:
+        ValueError: with the nearest valid value; not-a-number lies nowhere.
+    """
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if above and below and math.isfinite(value):
+        return value
+    kind, step = (int, 1) if isinstance(value, int) else (float, 0.01)
+    ends = (low + step * (interval[0] == "("), high - step * (interval[-1] == ")"))
+    near = ends[1] if value > low and math.isfinite(ends[1]) else ends[0]
+    raise ValueError(f"{where}={value!r} must lie in {interval}; nearest valid value: {kind(near)}")

@@ -1,13 +1,12 @@
 """Settings from a YAML file: every problem is one line that names the file, the key and the nearest valid value."""
 
 import dataclasses
-import math
 import re
 from pathlib import Path
 
 import yaml
 
-from .naming import require_known
+from .naming import in_range, require_known
 
 PROTOCOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # becomes a folder, and a word of dvc's shell
 _UNSAFE = set("<>\"'`$;&|*?")  # a data set's name goes into pages, cards and commands
@@ -108,23 +107,6 @@ def with_where(where, function, *arguments):
         return function(*arguments)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-
-
-def in_range(value, interval, where):
-    """``value``, a finite number, if it lies in ``interval``: "[1, 64]", "(0, 1)", "[0, inf)".
-
-    Raises:
-        ValueError: with the nearest valid value; not-a-number lies nowhere.
-    """
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
-    if above and below and math.isfinite(value):
-        return value
-    kind, step = (int, 1) if isinstance(value, int) else (float, 0.01)
-    ends = (low + step * (interval[0] == "("), high - step * (interval[-1] == ")"))
-    near = ends[1] if value > low and math.isfinite(ends[1]) else ends[0]
-    raise ValueError(f"{where}={value!r} must lie in {interval}; nearest valid value: {kind(near)}")
 
 
 def typed(kind, values, *, where, ranges=(), choices=()):

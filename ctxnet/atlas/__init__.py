@@ -4,6 +4,10 @@ The networks are at full size and initialisation; what is measured is in :func:`
 in its docstring. ``python -m ctxnet atlas`` measures the table, or any network that you name.
 """
 
+from ..extras import require
+
+require("train", user=__name__)
+
 from ..measure.summary import erf_share
 from .measures import measure, multiply_adds
 from .names import find_row

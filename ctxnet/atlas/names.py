@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..extras import require
 from ..files import stable_hash
 from ..naming import require_known, unknown_name
 from .rows import ROWS, Row, timm_model, torchvision_model
@@ -31,6 +32,7 @@ def find_row(name):
         return ROWS[name]
     if ".py:" in name or name.endswith(".py"):
         return _file_row(name)
+    require("timm", user=f"find_row({name!r})")
     import timm
 
     if name.startswith("timm:"):

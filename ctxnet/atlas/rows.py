@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from ..extras import require
 from ..measure import residual_blocks
 from ..models import create_model
 from ..models.variants import VARIANTS
@@ -57,6 +58,7 @@ class Row:
 
 def timm_model(name, pretrained=False, **args):
     """A network from timm with 1000 classes."""
+    require("timm", user=name)
     import timm
 
     return timm.create_model(name, pretrained=pretrained, **args)
@@ -64,6 +66,7 @@ def timm_model(name, pretrained=False, **args):
 
 def torchvision_model(name, pretrained=False, *, segmentation=False, **args):
     """A network from torchvision; a segmentation net without the auxiliary classifier that only training uses."""
+    require("timm", user=name)
     import torchvision
 
     if segmentation:

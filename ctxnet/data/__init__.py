@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+from ctxnet.extras import require
+
+require("train", user=__name__)
+
 from ctxnet.data import imagenette, probe
 from ctxnet.data.loaders import IMAGENET_MEAN, IMAGENET_STD, loaders, normalise
 from ctxnet.data.prepared import Prepared, load_prepared, one_preparer, reuse, save_prepared

@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from ctxnet.extras import require
+
 
 def photograph(size):
     """uint8 (size, size, 3): the upper square of the portrait that comes with matplotlib, resampled to ``size`` px.
@@ -10,6 +12,7 @@ def photograph(size):
     Raises:
         ValueError: for a size below 1.
     """
+    require("plot", user="photograph()")
     from matplotlib.cbook import get_sample_data
 
     if size < 1:

@@ -37,6 +37,8 @@ class Trace:
         self.outputs = dict(zip(layers, self.nodes[-1].args[0], strict=True))
         self.live = set()
         for node in self.nodes:
+            if node.op == "get_attr" and "val" not in node.meta:  # torch 2.6 says this of what was computed only
+                node.meta["val"] = getattr(module, node.target).detach()
             if node is self.source or (_reads_values(node) and self.live.intersection(node.all_input_nodes)):
                 self.live.add(node)
         self._paths, self._values, self._wired, self._known = {}, {}, {}, {}

@@ -2,12 +2,15 @@
 
 import copy
 
+from ..extras import require
+
 
 def create_comparison(name, *, num_classes, width, input_size, drop_rate=0.0, scale_head=False):
     """HRNet-W18, ConvNeXt-T or ViT-B/16 from timm, all channel counts scaled by ``width`` / 64.
 
     HRNet's classification head, whose size timm fixes, is scaled with the rest only by ``scale_head``.
     """
+    require("timm", user=name)
     import timm
 
     scale = width / 64

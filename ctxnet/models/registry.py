@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from ..extras import require
 from ..naming import require_known, unknown_name
 from .cifar import create_cifar
 from .comparison import create_comparison
@@ -84,6 +85,7 @@ def count_parameters(model):
 
 def register_timm():
     """Make ``timm.create_model`` build our rows; names timm already has (``resnet50`` …) stay timm's. Safe to repeat."""
+    require("timm", user="register_timm()")
     import timm
     from timm.models import register_model
 

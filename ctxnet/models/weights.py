@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ..blocks.base import ContextBlock
+from ..extras import require
 from ..tensors import read_weights
 
 
@@ -15,6 +16,7 @@ def read_state_dict(source):
 
 def torchvision_state_dict(depth):
     """ImageNet weights of torchvision's ResNet of this depth; downloads them once."""
+    require("timm", user="pretrained=True")
     import torchvision
 
     return torchvision.models.get_model_weights(f"resnet{depth}").DEFAULT.get_state_dict(progress=True, check_hash=True)

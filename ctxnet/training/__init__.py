@@ -1,5 +1,9 @@
 """Training under a protocol: typed settings, schedule, checkpoints, records."""
 
+from ..extras import require
+
+require("train", user=__name__)
+
 from ..records import read_record
 from .at_once import campaign_at_once
 from .campaign import campaign, plan
