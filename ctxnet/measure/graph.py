@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from ctxnet.measure.asking import PLAIN, Feed
 from ctxnet.measure.isolation import isolated, unwrapped
+from ctxnet.measure.recurrent import WholeRecurrences
 from ctxnet.naming import require_known
 
 # These take an input's shape and dtype but none of its values.
@@ -85,6 +86,10 @@ class Trace:
 
             self._known[node] = known_values(self, node)
         return self._known[node]
+
+    def learned(self, node):
+        """Whether the values of a constant node depend on parameters."""
+        return not torch.equal(self._evaluate(node, {}, _random(0)).cpu(), self.value(node))
 
     def _learned_as_it_is(self, node):
         """Whether a constant is a parameter, perhaps looked at in another way: such a zero was learned."""
@@ -230,10 +235,11 @@ def trace(model, layers, input_size, ask=PLAIN):
                 handles.append(module.register_forward_pre_hook(mark(name)))
                 handles.append(module.register_forward_hook(mark(), prepend=True))
             try:
-                graph = make_fx(dispatch_functionalize(forward))(image)
+                with WholeRecurrences():
+                    graph = make_fx(dispatch_functionalize(forward))(image)
             except Exception as error:
                 where = stack[-1] or type(model).__name__
-                raise NotImplementedError(f"layer {where!r} cannot be traced: {first_line(error)}") from error
+                raise NotImplementedError(f"layer {where!r} cannot be followed: {_reason(error)}") from error
         finally:
             for handle in handles:
                 handle.remove()
@@ -314,6 +320,22 @@ def evaluating(model):
     """A copy of the model in eval mode, see :func:`ctxnet.measure.isolation.isolated`."""
     with isolated(model) as made:
         yield made
+
+
+# What PyTorch's tracer says, and what a user can make of it.
+_REASONS = {
+    "get value out of a tracing tensor": "it decides by values that it computes from the image (an if, a loop, float() or"
+    " .item()), so that no single graph describes it; measure a layer before that one",
+    "numpy()": "it leaves PyTorch by .numpy(); measure a layer before that one",
+    "resize_()": "it frees or resizes the memory of its tensors; switch that off in the model, if it can be",
+    "invalid python storage": "it frees or resizes the memory of its tensors; switch that off in the model, if it can be",
+    "data-dependent": "the shape of what it computes depends on the image's values; measure a layer before that one",
+}
+
+
+def _reason(error):
+    text = str(error)
+    return next((reason for part, reason in _REASONS.items() if part in text), first_line(error))
 
 
 def first_line(error):

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -326,7 +327,7 @@ def check_receptive_field(
     chosen = _sample(mask, pixels, torch.Generator().manual_seed(seed))
     reached = torch.zeros(len(chosen), dtype=torch.bool)
     shape = tuple(reach.trace.source.meta["val"].shape[1:])
-    with isolated(model, torch.float64) as made, torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
+    with isolated(model, torch.float64) as made, _double(), torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
         look = _Look(made, layer, reach, position)
         for draw in range(draws):
             generator = torch.Generator().manual_seed(seed + draw)
@@ -344,6 +345,17 @@ def check_receptive_field(
         if moved != inside and (exact or moved):
             found.append(Disagreement(*(pixel if len(pixel) == 2 else (0, *pixel)[-2:]), moved))
     return found
+
+
+@contextmanager
+def _double():
+    """Constants that a forward makes, such as ``torch.tensor([0.5])``, are of double precision as well."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class _Look:
