@@ -12,7 +12,7 @@ from ctxnet.measure.asking import PLAIN, ask
 from ctxnet.measure.graph import Watch, named_layers, trace
 from ctxnet.measure.isolation import isolated
 from ctxnet.measure.layout import declared_labels, find_dims, follow_labels, joined_labels, start_labels
-from ctxnet.measure.rules import Kernel, Window, compact, fit, mix, relations, union
+from ctxnet.measure.rules import Kernel, Pick, Window, compact, fit, mix, relations, union
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,8 @@ class Reach:
 
     def _place(self, node, index, places):
         inputs, _ = self._related(node, index)
+        if (alike := _parts_alike(inputs, places)) is not None:
+            return alike
         found = []
         for source, steps in inputs:
             place = places[source]
@@ -237,6 +239,24 @@ class Reach:
         value = node.meta["val"] if index is None else node.meta["val"][index]
         place = union(found)
         return place.reshape(len(place), *[1] * (value.ndim + 1 - place.ndim), *place.shape[1:])
+
+
+def _parts_alike(inputs, places):
+    """Where a concatenation sits whose parts sit at the same places all along it: there, once; None if it is none such.
+
+    Without this every channel behind every skip of a U-Net would have places of its own.
+    """
+    picks = [steps[0] for _, steps in inputs if len(steps) == 1 and type(steps[0]) is Pick and not steps[0].squeeze]
+    parts = [places[source] for source, _ in inputs]
+    if len(picks) < 2 or len(picks) < len(inputs) or len({(pick.dim, len(pick.source)) for pick in picks}) > 1:
+        return None
+    full = torch.stack([pick.known for pick in picks]).sum(0)
+    if bool((full != 1).any()) or any(p.shape[picks[0].dim] > 1 or not bool(torch.isfinite(p).all()) for p in parts):
+        return None
+    if any(not torch.equal(*torch.broadcast_tensors(p[:-1], parts[0][:-1])) for p in parts[1:]):
+        return None
+    cost = torch.stack(torch.broadcast_tensors(*[p[-1:] for p in parts])).amin(0)
+    return torch.cat([parts[0][:-1].expand(-1, *cost.shape[1:]), cost])
 
 
 def receptive_field(
