@@ -18,6 +18,7 @@ import tarfile
 import threading
 import time
 import zipfile
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -371,6 +372,50 @@ def test_folders_that_are_only_implied_are_counted(tmp_path, monkeypatch):
     assert names(tmp_path) == ["bad.tar"]
 
 
+@pytest.mark.parametrize("kind", ["tar", "gz", "bz2", "xz"])
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.torture)])
+def test_a_damaged_archive_is_refused_or_gives_all_that_was_in_it(tmp_path, kind, count):
+    """Cut off, with something after its end, or with a flip; a plain tar has checksums in its headers alone."""
+    folder, chance, outcomes = tmp_path / "set", random.Random(kind), Counter()
+    for name in ("train/a/0", "train/a/1", "val/a/0"):
+        path = folder / f"{name}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.frombuffer(chance.randbytes(300), np.uint8).reshape(10, 10, 3)).save(path)
+    whole = make_tar(tmp_path / "whole", folder, "w:" + kind.replace("tar", "")).read_bytes()
+    with tarfile.open(tmp_path / "whole") as tar:
+        edges = [member.offset for member in tar] if kind == "tar" else []
+    bad = [whole[:at] for at in [*edges, *(chance.randrange(len(whole)) for _ in range(count))]]
+    bad += [whole + tail for tail in (b"x", b"\0" * 512, chance.randbytes(2000), whole, whole[:100])]
+    for at in [*(8 * edge + chance.randrange(4000) for edge in edges), *(chance.randrange(8 * len(whole)) for _ in range(count))]:
+        flipped = bytearray(whole)
+        flipped[at // 8] ^= 1 << at % 8
+        body = kind == "tar" and not any(edge <= at // 8 < edge + 512 for edge in edges)
+        bad += [] if body else [bytes(flipped)]
+    for damaged in bad:
+        (tmp_path / f"bad.{kind}").write_bytes(damaged)
+        try:
+            archive.extract(tmp_path / f"bad.{kind}", tmp_path / "out", progress=False)
+        except ValueError as error:
+            assert str(error).startswith(f"{tmp_path / 'bad'}.{kind}: ") and "\n" not in str(error)
+            outcomes["refused"] += 1
+        else:
+            outcomes["whole"] += 1
+            found = {p.relative_to(tmp_path / "out/set"): p.read_bytes() for p in (tmp_path / "out").rglob("*.bmp")}
+            assert found == {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.bmp")}
+            shutil.rmtree(tmp_path / "out")
+    print(f"{kind}: {len(bad)} damaged archives: {dict(outcomes)}, 0 wrong uses, 0 tracebacks")
+
+
+def test_what_was_unpacked_is_vouched_for(tmp_path, source, monkeypatch):
+    tar = make_tar(tmp_path / "set.tgz", source)
+    imagenette.prepare(tar, tmp_path / "data/set-8", 8, dataset="own", progress=False)
+    [unpacked] = [p for p in (tmp_path / "data").iterdir() if p.name.startswith("set.")]
+    path = next(unpacked.rglob("0.png"))
+    write_image(path, colour=(1, 2, 3))
+    with pytest.raises(ValueError, match=rf"{path}: its SHA-256 is not the one in .*unpacked.sha256"):
+        imagenette.prepare(tar, tmp_path / "data/set-8", 8, dataset="own", progress=False)
+
+
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_compressed_archive_is_read_to_its_end_where_its_checksum_is(tmp_path, mode):
     folder, chance = tmp_path / "set", random.Random(0)
@@ -685,7 +730,7 @@ def test_an_unpacking_killed_at_any_step_is_made_good_by_the_next(source, tmp_pa
     def unpack():
         return imagenette.open_source(tar, tmp_path / "data", progress=False)
 
-    expected = sorted(p.relative_to(source) for p in source.rglob("*"))
+    expected = sorted([*(p.relative_to(source) for p in source.rglob("*")), Path("unpacked.sha256")])
     while killed_at(step := step + 1, unpack, tmp_path):
         found = unpack()
         assert sorted(p.relative_to(found) for p in found.rglob("*")) == expected
