@@ -386,7 +386,8 @@ def test_a_damaged_archive_is_refused_or_gives_all_that_was_in_it(tmp_path, kind
         edges = [member.offset for member in tar] if kind == "tar" else []
     bad = [whole[:at] for at in [*edges, *(chance.randrange(len(whole)) for _ in range(count))]]
     bad += [whole + tail for tail in (b"x", b"\0" * 512, chance.randbytes(2000), whole, whole[:100])]
-    for at in [*(8 * edge + chance.randrange(4000) for edge in edges), *(chance.randrange(8 * len(whole)) for _ in range(count))]:
+    flips = [8 * edge + chance.randrange(4000) for edge in edges] + [chance.randrange(8 * len(whole)) for _ in range(count)]
+    for at in flips:
         flipped = bytearray(whole)
         flipped[at // 8] ^= 1 << at % 8
         body = kind == "tar" and not any(edge <= at // 8 < edge + 512 for edge in edges)

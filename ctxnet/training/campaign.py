@@ -151,7 +151,7 @@ def _key(state):
 
 def _same(state, protocol, row, seed):
     """Whether something was made under these settings, on whatever data it names."""
-    return state["config"] == identity(protocol, row, seed, state["config"]["data"])
+    return state["config"] == identity(protocol, row, seed, state["config"].get("data"))
 
 
 def _costs(protocol, params, root):
@@ -177,7 +177,8 @@ def _costs(protocol, params, root):
 def _measured(root, protocol):
     """{row: seconds of its fastest finished run, the one least disturbed} from the provenance of a protocol's records."""
     seconds = {}
-    for folder, record in records_of(protocol, root):
-        row, spent = record["variant"], read_provenance(folder)["wall_seconds"]
-        seconds[row] = min(spent, seconds.get(row, spent))
+    for folder, _ in records_of(protocol, root):
+        row, spent = folder.parent.name, read_provenance(folder).get("wall_seconds")
+        if spent is not None:
+            seconds[row] = min(spent, seconds.get(row, spent))
     return seconds
