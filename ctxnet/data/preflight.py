@@ -91,6 +91,8 @@ def read_checksums(source):
             name = str(PurePosixPath(name)).removeprefix(f"{source.name}/")
             if name.startswith(("train/", "val/")):
                 sums[name] = digest.lower()
+        if lines and not any(lines):
+            raise ValueError(f"{path}: is empty; write it with sha256sum")
         if sums:
             return path, sums
     return None, {}
