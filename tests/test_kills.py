@@ -70,12 +70,15 @@ def template(kind, base):
     return root
 
 
-def start(words, root):
+def environment():
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+def start(words, root):
     with open(root.with_name(f"{root.name}.stderr"), "wb") as errors:  # a pipe would be held open by who lives on
         return subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=root, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+            [sys.executable, "-m", *words], cwd=root, env=environment(), stdout=subprocess.DEVNULL, stderr=errors
         )
 
 

@@ -240,7 +240,7 @@ def damages(data, rng, flips, cuts):
         yield data[: rng.randrange(len(data))]
 
 
-@pytest.mark.parametrize(("flips", "cuts"), [(1, 1), pytest.param(50, 30, marks=pytest.mark.torture)])
+@pytest.mark.parametrize(("flips", "cuts"), [(1, 1), pytest.param(20, 11, marks=pytest.mark.torture)])
 def test_a_damaged_file_of_any_kind_is_refused_by_name_or_makes_no_difference(project, flips, cuts):
     kinds, rng = kinds_read(project), random.Random(0)
     assert set(kinds.values()) == set(KINDS), "a kind that nobody reads any more"
