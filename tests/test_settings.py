@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ctxnet.__main__ import main
-from ctxnet.training import load_params, load_protocol, rows_of, seeds_of
+from ctxnet.training import campaign, load_params, load_protocol, rows_of, run, seeds_of
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ["train", "--protocol", "quick", "--variant", "plain20"]
@@ -164,3 +164,10 @@ def test_a_hostile_protocol_name_touches_nothing(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and "unknown protocol" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize("work", [lambda p, **k: run(p, "plain20", **k), campaign])
+def test_no_time_is_not_forever(tmp_path, work):
+    with pytest.raises(ValueError, match="max_minutes=nan is no time; nearest valid value: None"):
+        work(load_protocol("quick", ROOT / "params.yaml"), root=tmp_path, max_minutes=float("nan"))
+    assert not any(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from ..locking import Busy
 from ..naming import require_known
 from ..records import changes, read_provenance, read_record, records_of, run_folder
 from ..tensors import load_tensors
+from .clock import deadline
 from .protocol import identity, load_params, rows_of, seeds_of
 from .run import require_device, run
 from .seeds import parse_seeds
@@ -81,12 +82,12 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
         RuntimeError: if the device is missing.
     """
     require_device(protocol)
-    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+    until = deadline(max_minutes)
     finished, failed = 0, {}
     for job in plan(protocol, root=root, rows=rows, seeds=seeds):
         if _finished(protocol, job.variant, job.seed, root, code=True):
             continue  # when the plan was made, or by another process since
-        left = None if deadline is None else (deadline - time.perf_counter()) / 60
+        left = None if until is None else (until - time.perf_counter()) / 60
         if left is not None and left < _epoch_minutes(job):
             print(f"{left:.1f} minutes left: not enough for an epoch of {job.variant}; the same command goes on from here")
             break
