@@ -13,7 +13,7 @@ help:
 	@echo "make test      lint, unit tests, the pipeline at toy size, every notebook"
 	@echo "make site      the paper as pages in site/, and as PDF: open site/index.html (a PDF takes a Chromium)"
 	@echo "make lab       open the notebooks in JupyterLab"
-	@echo "make torture   the slow tests; NETWORKS=20000: that many random networks in the measures' fuzzer"
+	@echo "make torture   the slow tests, with their counts; NETWORKS=20000: that many random networks in the measures' fuzzer"
 	@echo "make clean     remove what repro and test made; committed results and .venv stay"
 
 setup: | $(UV)
@@ -38,7 +38,7 @@ lab: setup
 	jupyter lab
 
 torture: setup
-	pytest -m torture --networks $(NETWORKS)
+	pytest -m torture -rP --networks $(NETWORKS)
 
 clean:
 	rm -rf results/quick results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-*

@@ -8,7 +8,7 @@ import yaml
 
 from .naming import in_range, require_known
 
-PROTOCOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # becomes a folder, and a word of dvc's shell
+PROTOCOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes a folder, and a word of dvc's shell
 _UNSAFE = set("<>\"'`$;&|*?")  # a data set's name goes into pages, cards and commands
 
 
