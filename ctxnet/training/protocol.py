@@ -153,7 +153,7 @@ class _Imagenette:
 
 
 def load_params(path="params.yaml"):
-    """All settings as a dict, every group checked; a protocol with ``extends`` holds its parent's keys too.
+    """All settings as a dict, every group checked. What a group takes over by a merge key of YAML (``<<: *small``) is in it.
 
     Raises:
         FileNotFoundError, ValueError: one line that names the file and the key.
@@ -166,7 +166,6 @@ def load_params(path="params.yaml"):
     for name in groups:
         if not settings.PROTOCOL.fullmatch(name):
             raise ValueError(f"{path}: protocols.{name}: a protocol's name has letters, digits, '_' and '-' only")
-    params["protocols"] = {name: settings.extended(groups, name, f"{path}: protocols") for name in groups}
     protocols = [_protocol(name, params, path) for name in groups]
     for name in params:  # a folder of one's own as data set has a group of its own
         if name not in [protocol.dataset for protocol in protocols]:
