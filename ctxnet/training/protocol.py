@@ -163,7 +163,8 @@ def load_params(path="params.yaml"):
         if name not in params:
             raise ValueError(f"{path}: missing group {name!r}")
     groups = settings.group(params["protocols"], f"{path}: protocols")
-    for name in groups:
+    for name, values in groups.items():
+        settings.group(values, f"{path}: protocols.{name}")
         if not settings.PROTOCOL.fullmatch(name):
             raise ValueError(f"{path}: protocols.{name}: a protocol's name has letters, digits, '_' and '-' only")
     protocols = [_protocol(name, params, path) for name in groups]
