@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test site lab torture clean
+.PHONY: help setup repro test site lab torture lock clean
 
 help:
 	@echo "make repro     rebuild every table and figure on the quick protocol (PROTOCOL=small, thesis: the others)"
@@ -14,6 +14,7 @@ help:
 	@echo "make site      the paper as pages in site/, and as PDF: open site/index.html (a PDF takes a Chromium)"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make torture   the slow tests, with their counts; NETWORKS=20000: that many random networks in the measures' fuzzer"
+	@echo "make lock      enter code that computes what it did into dvc.lock"
 	@echo "make clean     remove what repro and test made; committed results and .venv stay"
 
 setup: | $(UV)
@@ -40,8 +41,16 @@ lab: setup
 torture: setup
 	pytest -m torture -rP --networks $(NETWORKS)
 
+# After a change of code that computes what it did: enter it into dvc.lock instead of making every result again.
+lock: setup
+	OMP_NUM_THREADS=1 pytest tests/test_training.py -k golden
+	python -m ctxnet.pipeline.stages data quick
+	mkdir -p results/quick/tables results/quick/figures results/quick/cards $(patsubst results/measure/%,results/quick/runs/%,$(wildcard results/measure/*))
+	dvc commit --quiet --force dvc.yaml
+	find results/quick -type d -empty -delete
+
 clean:
-	rm -rf results/quick results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-*
+	rm -rf results/quick results/dvc/*/quick.* results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-*
 	rm -rf site dvc_plots .pytest_cache .ruff_cache .dvc/tmp .dvc/cache
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 

@@ -26,6 +26,7 @@ from ctxnet.pipeline.notebook import (
     parse_value,
     run_notebook,
 )
+from ctxnet.training import load_params, load_protocol
 
 ROOT = Path(__file__).parents[1]
 ROWS = ["resnet50", "resnet50_perm1", "resnet50_dilated4"]
@@ -305,13 +306,11 @@ def test_builds_everything(built):
     drawn = [p.stem for p in (results / "figures").iterdir()]
     wanted = {f"figure_4_{i}" for i in range(1, 15)} | {f"figure_B_{i}" for i in range(1, 5)}
     assert wanted <= set(drawn) and len(drawn) == len(set(drawn)) >= 34  # one file each
-    assert set(json.loads((results / "metrics.json").read_text())) == set(ROWS)
-    for name, first in (("history.csv", "epoch"), ("distance.csv", "block")):
-        header, *lines = (results / name).read_text().splitlines()
-        assert header == ",".join([first, *ROWS]) and len(lines) == {"epoch": 1, "block": 16}[first]
+    assert set(json.loads((built / "results" / "dvc" / "metrics" / "quick.json").read_text())) == set(ROWS)
+    for kind, header, count in (("curves", "row,epoch,top1", 1), ("distances", "row,block,distance", 16)):
+        first, *lines = (built / "results" / "dvc" / kind / "quick.csv").read_text().splitlines()
+        assert first == header and [line.split(",")[0] for line in lines] == sorted(ROWS * count)
     assert sorted(path.stem for path in (results / "cards").iterdir()) == sorted(ROWS)
-    assert "results/quick/metrics.json" in dvc(built, "metrics", "show")
-    dvc(built, "plots", "show", "-o", "dvc_plots")
 
 
 def test_the_site_shows_what_was_built(built):
@@ -330,11 +329,29 @@ def test_a_second_time_does_nothing(built):
     assert (built / "dvc.lock").read_bytes() == before
 
 
+def test_metrics_and_plots_tell_what_is_there_and_miss_nothing_else(built):
+    for words in (("metrics", "show"), ("plots", "show", "-o", "dvc_plots")):
+        done = subprocess.run(["dvc", *words], cwd=built, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        assert words[0] == "plots" or "results/dvc/metrics/quick.json" in done.stdout
+    page = (built / "dvc_plots" / "index.html").read_text()
+    assert all(f"results/dvc/{kind}/quick.csv" in page for kind in ("curves", "distances"))
+
+
+def test_the_lock_does_not_depend_on_how_a_machine_rounds(built):
+    """`quick` is made on every machine: its part of the lock holds nothing of what it computed."""
+    lock = yaml.safe_load((built / "dvc.lock").read_text())["stages"]
+    outs = [out for name, stage in lock.items() if "@quick" in name for out in stage["outs"]]
+    assert {out["path"] for out in outs if out.get("nfiles") != 0} == {"data/quick.json"}
+    assert len(outs) == len(ROWS) + 4
+
+
 @pytest.mark.parametrize(
     ("change", "stale"),
     [
         (lambda p: p["measure"].update(seed=1), {f"measure@{row}" for row in ROWS}),
         (lambda p: p["probe"].update(valid_seed=3), {"data@quick"}),
+        (lambda p: p["protocols"]["small"].update(epochs=2), set()),
         (lambda p: p["imagenette"].update(source="elsewhere"), set()),
         (
             lambda p: p["protocols"]["quick"].update(epochs=2),
@@ -354,7 +371,7 @@ def test_a_setting_makes_stale_what_depends_on_it(built, change, stale):
 def test_a_clone_with_committed_results_is_up_to_date(built, tmp_path):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     ignored = (built / ".gitignore").read_text()
-    for line in ("/results/quick/", "/data/quick.json"):  # as for the other protocols
+    for line in ("/results/quick/", "/results/dvc/*/quick.*", "/data/quick.json"):  # as for the other protocols
         assert line in ignored
         ignored = ignored.replace(line, "")
     (built / ".gitignore").write_text(ignored)
@@ -363,6 +380,54 @@ def test_a_clone_with_committed_results_is_up_to_date(built, tmp_path):
     assert "safetensors" not in subprocess.check_output([*git, "ls-files"], cwd=built, text=True)
     subprocess.run(["git", "clone", "-q", str(built), str(tmp_path / "clone")], check=True)
     assert stale_stages(tmp_path / "clone") == set()
+
+
+def test_a_change_of_what_a_protocol_takes_over_makes_it_stale(built):
+    """dvc reads YAML's merge keys as this package does, and remembers values, not lines."""
+    kept = (built / "params.yaml").read_text()
+    try:
+        params = yaml.safe_load(kept)
+        parent, child = params["protocols"]["quick"], params["protocols"]["quick"] | {"note": "Mine."}
+        params["protocols"] = {"base": parent, "quick": "CHILD"}
+        params |= {"own_rows": {}, "more_seeds": {"quick": {}}}
+        params.pop("campaign")
+        text = yaml.safe_dump(params, sort_keys=False, default_flow_style=False)
+        text = text.replace("  base:\n", "  base: &base\n").replace("  quick: CHILD", "  quick: {<<: *base}")
+        assert child["note"] not in text
+        (built / "params.yaml").write_text(text)
+        command = ["dvc", "status", "--json", "report@quick", *(f"train@quick-{row}" for row in ROWS)]
+        told = subprocess.run(command, cwd=built, env=ENVIRONMENT, capture_output=True, text=True)
+        assert json.loads(told.stdout) == {}, told.stdout + told.stderr
+        (built / "params.yaml").write_text(re.sub(r"(&base\n(?:    .*\n)*?    epochs:) 1", r"\1 2", text))
+        assert load_protocol("quick", built / "params.yaml").epochs == 2
+        told = subprocess.run(command, cwd=built, env=ENVIRONMENT, capture_output=True, text=True)
+        assert set(json.loads(told.stdout)) == {"report@quick", *(f"train@quick-{row}" for row in ROWS)}
+    finally:
+        (built / "params.yaml").write_text(kept)
+
+
+def test_protocols_for_a_gpu_are_apart_and_every_stage_is_known_to_the_settings():
+    params = load_params(ROOT / "params.yaml")
+    here, gpu = (yaml.safe_load((ROOT / name).read_text()) for name in ("dvc.yaml", "gpu/dvc.yaml"))
+    lists = [{k: v for part in text["vars"] for k, v in part.items()} for text in (here, gpu)]
+    ours = [*lists[0]["on_rows"], *lists[0]["on_own_rows"]]
+    assert set(ours) == set(lists[0]["data"]) >= set(params["protocol_names"]) and len(set(ours)) == len(ours)
+    assert all(params["protocols"][name]["device"] == "cpu" for name in ours)
+    assert {name for name, each in params["protocols"].items() if each["device"] == "cuda"} == set(lists[1]["trained"])
+    assert all((name in params.get("own_rows", {})) == (name in lists[0]["on_own_rows"]) for name in ours)
+    assert all(params["protocols"][name]["dataset"] == group for name, group in lists[0]["data"].items())
+
+
+def test_an_experiment_with_another_setting(built, tmp_path):
+    """Last of those on the clone that is committed: `dvc exp run -S` trains, reports and complains of nothing."""
+    root = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(built), str(root)], check=True)
+    command = ["dvc", "exp", "run", "-S", "protocols.quick.learning_rate=0.01", "report@quick"]
+    done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0 and not re.search("warning|failed|error", done.stderr, re.I), done.stdout + done.stderr
+    assert load_protocol("quick", root / "params.yaml").learning_rate == 0.01
+    record = json.loads((root / "results/quick/runs/resnet50/seed0/record.json").read_text())
+    assert record["config"]["learning_rate"] == 0.01
 
 
 def test_the_run_notebooks_stand_alone(built):

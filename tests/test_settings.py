@@ -125,12 +125,11 @@ def test_mistakes_are_named_with_file_and_key(tmp_path, change, message):
 
 
 def test_a_protocol_states_only_what_differs(tmp_path):
-    def change(params):
-        params["protocols"] |= {"longer": {"extends": "quick", "epochs": 4}, "longest": {"extends": "longer", "flip": True}}
-        params["own_rows"]["longest"] = ["plain20"]
-        params["more_seeds"]["longest"] = {"plain20": [3, 0]}
-
-    path = edited(tmp_path, change)
+    lines = "  longer: &longer {<<: *quick, epochs: 4}\n  longest: {<<: *longer, flip: true}\n"
+    text = TEXT.replace("\n  quick:\n", "\n  quick: &quick\n").replace("\n  fast: &fast\n", f"\n{lines}  fast: &fast\n")
+    text = text.replace("\nown_rows:\n", "\nown_rows:\n  longest: [plain20]\n")
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace("\nmore_seeds:\n", "\nmore_seeds:\n  longest: {plain20: [3, 0]}\n"))
     params, longest, parent = load_params(path), load_protocol("longest", path), load_protocol("quick", path)
     assert (longest.epochs, longest.flip, longest.width) == (4, True, parent.width)
     assert load_protocol("longer", path).flip is parent.flip

@@ -134,6 +134,19 @@ def load_predictions(protocol, variant, seed=0, root="."):
     return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, answers, strict=True)))
 
 
+def minutes(protocol, root="."):
+    """What one seed of a protocol took: {seed: minutes, all pieces of all rows} for the seeds that every trained row has.
+
+    Minutes of the processes as their records tell them; runs side by side count each. Nothing is averaged, since the load of
+    the machine differed from seed to seed.
+    """
+    spent = {}
+    for folder, record in records_of(protocol, root):
+        spent.setdefault(record["seed"], {})[record["variant"]] = read_provenance(folder)["wall_seconds"] / 60
+    rows = {row for seed in spent.values() for row in seed}
+    return {seed: sum(each.values()) for seed, each in spent.items() if each.keys() == rows}
+
+
 def load_profile(protocol, variant, seed=0, root="."):
     """The :class:`ctxnet.measure.ContextProfile` of a trained network."""
     return _run(read_context, protocol, variant, seed, root)[0]

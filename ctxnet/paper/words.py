@@ -244,10 +244,11 @@ def overview(protocol, root="."):
 
 
 def write_overview(path, protocol, root="."):
-    """Replace what stands between the markers ``<!-- table: rows -->`` and ``<!-- end -->`` of a Markdown file.
+    """Renew what a Markdown file says of records: the table between the lines ``<!-- table: rows -->`` and ``<!-- end -->``,
+    and within lines every ``<!-- minutes: small -->…<!-- end -->``, what one seed of that protocol took.
 
     Raises:
-        ValueError: if the file has no such markers.
+        ValueError: if the file has no place for the table, or a protocol of which minutes are told has no records.
     """
     try:
         text = Path(path).read_bytes().decode()
@@ -257,7 +258,15 @@ def write_overview(path, protocol, root="."):
     _, end, after = rest.partition("<!-- end -->")
     if not end:
         raise ValueError(f"{path}: no lines '<!-- table: rows -->' and '<!-- end -->' to write between")
-    write_text(path, before + start + overview(protocol, root) + "\n" + end + after)
+    text = before + start + overview(protocol, root) + "\n" + end + after
+    write_text(path, re.sub(r"(<!-- minutes: ([\w-]+) -->)[^<]*", lambda m: m[1] + _minutes(m[2], root), text))
+
+
+def _minutes(protocol, root):
+    spent = [f"{value:.0f}" for value in sorted(results.minutes(protocol, root).values())]
+    if not spent:
+        raise ValueError(f"{protocol}: no seed that every row has, so nothing to tell of its minutes")
+    return "–".join(dict.fromkeys([spent[0], spent[-1]]))
 
 
 def context_table(protocol, root="."):

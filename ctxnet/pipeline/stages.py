@@ -6,8 +6,8 @@
 :func:`site` is for the command line: what it writes is no result, so no stage stands for it.
 """
 
-import itertools
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,10 +54,11 @@ def report(protocol, root="."):
 
     root = Path(root)
     load_protocol(protocol, root / "params.yaml")
-    results = root / "results" / protocol
+    for made in ("tables", "figures", "cards"):  # what is no longer made must not stay
+        shutil.rmtree(root / "results" / protocol / made, ignore_errors=True)
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
         _execute(chapter, protocol, root, save=True)
-    _summarise(protocol, root, results)
+    _summarise(protocol, root)
     write_tables(protocol, root)
     write_claims(protocol, root)
     write_cards(protocol, root)
@@ -98,31 +99,29 @@ def _execute(chapter, protocol, root, *, save):
     run_notebook(chapter.relative_to(root), {"protocol": protocol, "save": save}, output, root)
 
 
-def _summarise(protocol, root, results):
-    """``metrics.json``: top-1 of each variant; ``history.csv``: the same per epoch; ``distance.csv``: mean distance per
-    block of the trained networks, in percent of the side. Means over the seeds. Cells are empty past a network's last block
-    and for rows without a record, since DVC draws no plot at all where a column is missing."""
+def _summarise(protocol, root):
+    """What ``dvc metrics show`` and ``dvc plots show`` read, in ``results/dvc/``: top-1 of each row, the same per epoch, and
+    mean distance per block of the trained networks in percent of the side. Means over the seeds; a line for every value."""
     from ctxnet.paper.results import load_history, load_profile, load_records
-    from ctxnet.training import load_params
 
     records = load_records(protocol, root)
-    rows = load_params(root / "params.yaml")["rows"]
-    write_json(results / "metrics.json", records.groupby("variant")["top1"].mean().to_dict())
-    histories, distances = {row: [] for row in rows}, {row: [] for row in rows}
-    for variant, runs in records.groupby("variant"):
-        top1 = [load_history(protocol, variant, seed, root)["top1"] for seed in runs["seed"]]
-        mean = (sum(top1) / len(top1)).tolist()
-        histories[variant] = ["" if math.isnan(value) else value for value in mean]  # an epoch without validation
+    top1, curves, distances = {}, [], []
+    for variant, runs in records.groupby("variant", sort=False):
+        top1[variant] = runs["top1"].mean()
+        histories = [load_history(protocol, variant, seed, root)["top1"] for seed in runs["seed"]]
+        curves += _lines(variant, sum(histories) / len(histories), start=0)
         profiles = [load_profile(protocol, variant, seed, root) for seed in runs["seed"]]
         mean = sum(100 * profile.distance / profile.rf.shape[-1] for profile in profiles) / len(profiles)
-        distances[variant] = ["" if math.isnan(value) else round(value, 3) for value in mean.tolist()]
-    _write_columns(results / "history.csv", "epoch", histories, start=0)
-    _write_columns(results / "distance.csv", "block", distances, start=1)
+        distances += _lines(variant, mean.numpy().round(3), start=1)
+    shown = root / "results" / "dvc"
+    write_json(shown / "metrics" / f"{protocol}.json", top1)
+    write_csv(shown / "curves" / f"{protocol}.csv", ["row", "epoch", "top1"], curves)
+    write_csv(shown / "distances" / f"{protocol}.csv", ["row", "block", "distance"], distances)
 
 
-def _write_columns(path, number, columns, *, start):
-    lines = itertools.zip_longest(*columns.values(), fillvalue="")
-    write_csv(path, [number, *columns], [[index, *line] for index, line in enumerate(lines, start)])
+def _lines(variant, values, *, start):
+    """[variant, number, value] of every value; an epoch without validation has none."""
+    return [[variant, i, value] for i, value in enumerate(values.tolist(), start) if not math.isnan(value)]
 
 
 def main(arguments=None):

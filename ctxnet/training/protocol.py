@@ -154,7 +154,7 @@ class _Imagenette:
 
 
 def load_params(path="params.yaml"):
-    """All settings as a dict, every group checked; a protocol with ``extends`` holds its parent's keys too.
+    """All settings as a dict, every group checked. A protocol holds what it takes over by ``<<: *small`` or ``extends: small``.
 
     Raises:
         FileNotFoundError, ValueError: one line that names the file and the key.
@@ -164,7 +164,8 @@ def load_params(path="params.yaml"):
         if name not in params:
             raise ValueError(f"{path}: missing group {name!r}")
     groups = settings.group(params["protocols"], f"{path}: protocols")
-    for name in groups:
+    for name, values in groups.items():
+        settings.group(values, f"{path}: protocols.{name}")
         if not settings.PROTOCOL.fullmatch(name):
             raise ValueError(f"{path}: protocols.{name!r}: a protocol's name has letters, digits, '_' and '-', up to 64")
         if name.lower() in _TAKEN or [other.lower() for other in groups].count(name.lower()) > 1:

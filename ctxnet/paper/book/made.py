@@ -15,7 +15,7 @@ RECORDS = {
     "measure": ("measure", "results/measure/*/provenance.json", "probe-images"),
     "atlas": ("atlas", "results/atlas/*/provenance.json", "probe-images"),
     "lattice": ("lattice", "results/lattice/*/provenance.json", "photograph"),
-    "degradation": ("train_degradation", "results/degradation*/runs/*/seed*/provenance.json", ""),
+    "degradation": ("train_own", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 
 
@@ -32,7 +32,7 @@ def stages(root="."):
     for name, stage in group(read.get("stages"), f"{path}: stages").items():
         group(stage, f"{path}: stages.{name}")
         body = stage.get("do", stage)
-        outs = [*body.get("outs", ()), *body.get("metrics", ())]
+        outs = body.get("outs", ())
         about = re.search(rf"^  {name}:[^#\n]*# (.+)$", text, re.M)
         found.append(
             {

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: distinguishable with any common colour blindness, and in order of use.
@@ -52,6 +53,19 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+
+
+def _use_shipped_fonts():
+    """Put the fonts that come with matplotlib before all others: the list of fonts that a machine keeps may lack them, or
+    name a system's DejaVu first, whose glyphs differ."""
+    manager = font_manager.fontManager
+    known, manager.ttflist = manager.ttflist, []
+    for path in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf")):
+        manager.addfont(path)
+    manager.ttflist += known
+
+
+_use_shipped_fonts()
 _SESSION = ("backend", "backend_fallback", "interactive", "toolbar", "webagg.open_in_browser")
 _SETTINGS = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _SESSION} | STYLE
 TEXT_WIDTH = 6.9  # inches: the width of a page's text, which every full-width figure takes
