@@ -68,7 +68,8 @@ def main():
     header = ["model", "careful s", "profile s", "of it structure s", "summed, 1 image s", "one forward s"]
     notes = [
         f"{args.images} images of 224 px, 16 blocks, medians of {args.repeats}; CPU time, on a GPU the clock. "
-        f"Difference: L1 between two maps of sum 1, the largest over the blocks. Peak memory {peak_memory(args.device):.1f} GiB."
+        "Difference: L1 between two maps of sum 1, the largest over the blocks. "
+        f"Peak memory {peak_memory(args.device):.1f} GiB."
     ]
     report("measures", [*header, "ratio", "difference"], rows, device=args.device, notes=notes)
 

@@ -154,7 +154,7 @@ class _Imagenette:
 
 
 def load_params(path="params.yaml"):
-    """All settings as a dict, every group checked. A protocol holds what it takes over by ``<<: *small`` or ``extends: small``.
+    """All settings as a dict, every group checked. A protocol holds what it takes over (``<<: *small``, ``extends: small``).
 
     Raises:
         FileNotFoundError, ValueError: one line that names the file and the key.
