@@ -204,7 +204,7 @@ def test_a_record_that_disagrees_with_its_answers_is_refused(tmp_path):
     root = fabricate(tmp_path, ROWS[:1], measured=False)
     folder = results.run_folder("small", "resnet50", 0, root)
     rewrite(folder, {"top1": json.loads((folder / "record.json").read_text())["top1"] / 2})
-    with pytest.raises(results.BadRecord, match="resnet50 seed 0"):
+    with pytest.raises(results.BadRecord, match="resnet50/seed0: its predictions give"):
         cards.write_cards("small", root)
 
 

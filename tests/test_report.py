@@ -145,8 +145,8 @@ def test_missing_records_name_the_command(empty):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"top1": 90.4}, "top1 must be a share"),
-        ({"top1": "high"}, "top1 must be a share"),
+        ({"top1": 90.4}, "top1=.* must be a share"),
+        ({"top1": "high"}, "top1=.* must be a share"),
         ({"n": 0}, "n must be a positive integer"),
         ({"variant": "resnet50_perm1"}, "its folder says 'resnet50'"),
         ({"protocol": "thesis"}, "its folder says 'small'"),

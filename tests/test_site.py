@@ -179,7 +179,7 @@ def test_only_a_site_is_replaced(site, tmp_path):
     with pytest.raises(FileNotFoundError, match="no executed chapters.*dvc repro report@small"):
         build("new", tmp_path / "none")
     (tmp_path / "none" / "a.ipynb").write_text("{")
-    with pytest.raises(ValueError, match="a.ipynb: not a notebook"):
+    with pytest.raises(ValueError, match="a.ipynb: damaged, or not executed"):
         build("new", tmp_path / "none")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["letters", "none"]  # nothing half built is left
 
