@@ -10,12 +10,14 @@ from ctxnet.measure.profile import ContextProfile, context_profile, profile_latt
 from ctxnet.measure.receptive_field import check_receptive_field, receptive_field
 from ctxnet.measure.rules import register_rule
 from ctxnet.measure.share import radius_of_share, share_within
+from ctxnet.measure.unseen import Unseen, unseen_weights
 
 __all__ = [
     "ContextProfile",
     "Field",
     "GridRow",
     "Tiling",
+    "Unseen",
     "calibrate",
     "check_receptive_field",
     "context_profile",
@@ -33,4 +35,5 @@ __all__ = [
     "share_within",
     "summed_erf",
     "tiling",
+    "unseen_weights",
 ]
