@@ -418,6 +418,17 @@ def test_protocols_for_a_gpu_are_apart_and_every_stage_is_known_to_the_settings(
     assert all(params["protocols"][name]["dataset"] == group for name, group in lists[0]["data"].items())
 
 
+def test_the_committed_lock_knows_the_present_code_and_records():
+    """Else a clone trains again, or asks for photographs that it has not got."""
+    told = json.loads(dvc(ROOT, "status", "--json", "dvc.yaml"))
+    stale = [name for name, reasons in told.items() if "@quick" not in name or any("command" in str(r) for r in reasons)]
+    for name, reasons in told.items():  # results of quick need not be there
+        changed = {path for r in reasons if isinstance(r, dict) for path in r.get("changed deps", {})}
+        stale += [name] if any(not path.startswith(("results/quick", "data/quick")) for path in changed) else []
+    assert not stale, f"{stale[:3]} …: after a change that computes the same, run `make lock` and commit dvc.lock"
+
+
+@pytest.mark.torture
 def test_an_experiment_with_another_setting(built, tmp_path):
     """Last of those on the clone that is committed: `dvc exp run -S` trains, reports and complains of nothing."""
     root = tmp_path / "clone"
