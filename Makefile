@@ -14,7 +14,7 @@ help:
 	@echo "make site      the paper as pages in site/, and as PDF: open site/index.html (a PDF takes a Chromium)"
 	@echo "make dist      what a release holds: wheel, site, archive, in dist/"
 	@echo "make lab       open the notebooks in JupyterLab"
-	@echo "make torture   the slow tests; NETWORKS=20000: that many random networks in the measures' fuzzer"
+	@echo "make torture   the slow tests, with their counts; NETWORKS=20000: that many random networks in the measures' fuzzer"
 	@echo "make lock      enter code that computes what it did into dvc.lock"
 	@echo "make clean     remove what repro and test made; committed results and .venv stay"
 
@@ -47,7 +47,7 @@ lab: setup
 	jupyter lab
 
 torture: setup
-	pytest -m torture --networks $(NETWORKS)
+	pytest -m torture -rP --networks $(NETWORKS)
 
 # After a change of code that computes what it did: enter it into dvc.lock instead of making every result again.
 lock: setup

@@ -18,18 +18,18 @@ from ctxnet import provenance
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
-def timed(call, *, device):
+def timed(call, *, device, clock=time.perf_counter):
     """Seconds of one call, with the device's queue empty before and after."""
     if device == "cuda":
         torch.cuda.synchronize()
-    started = time.perf_counter()
+    started = clock()
     call()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def interleaved(cases, *, repeats, device, warmup=1):
+def interleaved(cases, *, repeats, device, warmup=1, clock=time.perf_counter):
     """Median seconds of each case (dict name → callable): every repeat runs all of them in turn."""
     for _ in range(warmup):
         for call in cases.values():
@@ -37,7 +37,7 @@ def interleaved(cases, *, repeats, device, warmup=1):
     seconds = {name: [] for name in cases}
     for _ in range(repeats):
         for name, call in cases.items():
-            seconds[name].append(timed(call, device=device))
+            seconds[name].append(timed(call, device=device, clock=clock))
     return {name: median(values) for name, values in seconds.items()}
 
 

@@ -22,12 +22,15 @@ import torchvision  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 # Fastest first: most changes die at the first of them.
-TESTS = ["tests/test_fuzzing.py", "tests/test_signals.py", "tests/test_receptive_field.py", "tests/test_between.py"]
+TESTS = [
+    "tests/test_measure_kinds.py", "tests/test_measure_operators.py", "tests/test_asking.py", "tests/test_signals.py",
+    "tests/test_fuzzing.py", "tests/test_receptive_field.py", "tests/test_between.py",
+]  # fmt: skip
 SECONDS = 600
 
 RULES, GRAPH, FIELD = "ctxnet/measure/rules.py", "ctxnet/measure/graph.py", "ctxnet/measure/receptive_field.py"
 BETWEEN, GRIDS, LOCAL = "ctxnet/measure/between.py", "ctxnet/measure/grids.py", "ctxnet/measure/local.py"
-SHARE, ERF = "ctxnet/measure/share.py", "ctxnet/measure/effective.py"
+SHARE, COPY = "ctxnet/measure/share.py", "ctxnet/measure/isolation.py"
 
 # (file, old text, new text); the first place counts where the old text occurs several times.
 CHANGES = [
@@ -44,7 +47,7 @@ CHANGES = [
     (RULES, "* stride + (k - 1) * dilation / 2 - padding", "* stride - padding"),
     (RULES, "+ padding - (k - 1) * dilation / 2) / stride", "+ padding) / stride"),
     (RULES, "* s + (k - 1) * d / 2 - p", "* s + k * d / 2 - p"),
-    (FIELD, "token = int(self.index[row, col])", "token = int(self.index[col, row])"),
+    (FIELD, "[int(self.index[position])]", "[int(self.index[position]) + 1]"),
     (RULES, 'Channels(call["groups"], inputs[1], outputs[1])', "Channels(1, inputs[1], outputs[1])"),
     (RULES, "first = torch.arange(out) * size // out", "first = -(-(torch.arange(out) * size) // out)"),
     (RULES, "end = -(-(torch.arange(1, out + 1) * size) // out)", "end = torch.arange(1, out + 1) * size // out"),
@@ -87,18 +90,14 @@ CHANGES = [
     (RULES, "[Mix(range(2, len(shape))), Channels(groups, shape[1], shape[1])]", "[Channels(groups, shape[1], shape[1])]"),
     (RULES, "Mix([0, *range(2, ndim)] if uses_batch else ())", "Mix([0, *range(2, ndim)])"),
     (RULES, "Mix([0, *range(2, ndim)] if uses_batch else ())", "Mix(())"),
-    (
-        RULES,
-        'result.append((first, [Mix([first.meta["val"].ndim - 1])]))',
-        'result.append((first, [Mix([first.meta["val"].ndim - 2])]))',
-    ),
-    (RULES, 'Mix([second.meta["val"].ndim - 2], cost=_JITTER)', 'Mix([second.meta["val"].ndim - 1], cost=_JITTER)'),
-    (RULES, '("key", (-2, -1))', '("key", (-2,))'),
-    (RULES, '("value", (-2,))', '("value", (-2, -1))'),
-    (RULES, '("query", (-1,))', '("query", ())'),
-    (RULES, 'masked = bool(call.args.get("is_causal"))', "masked = False"),
-    (RULES, "masked |= bool((~value).any()", "masked |= bool((~value).all()"),
-    (RULES, "return result, not masked", "return result, True"),
+    (RULES, "steps = [Mix([ndim - 1]) if pattern is None", "steps = [Mix([ndim - 2]) if pattern is None"),
+    (RULES, "Mix([ndim - 2], cost=_JITTER) if pattern is None", "Mix([ndim - 1], cost=_JITTER) if pattern is None"),
+    (RULES, 'if name != "value":', "if False:"),
+    (RULES, "if allowed is None else Contract(allowed, True, ndim)", "if True else Contract(allowed, True, ndim)"),
+    (RULES, "if heads not in (1, out):", "if False:"),
+    (RULES, "query[-2], key[-2], dtype=torch.bool).tril()", "query[-2], key[-2], dtype=torch.bool).triu()"),
+    (RULES, "exact = not bool(((value <= NEARLY) & (value > SHUT)).any())", "pass"),
+    (RULES, "return allowed | ~allowed.any(-1, keepdim=True), exact", "return allowed, exact"),
     (
         RULES,
         'return elementwise(call)\n        return [(node, [Whole(node.meta["val"].shape)]) for node in call.inputs], False',
@@ -110,14 +109,14 @@ CHANGES = [
     (RULES, "torch.where(source < size, source, -1).clamp(min=-1)", "source.clamp(0, size - 1)"),
     # The walk, the places, the layouts.
     (FIELD, "masks[source] = masks[source] | reached if source in masks else reached", "masks[source] = reached"),
-    (FIELD, "exact &= ~mask.reshape(len(mask), -1).any(1)", "pass"),
-    (FIELD, "self.height // 2, self.width // 2", "(self.height - 1) // 2, (self.width - 1) // 2"),
+    (FIELD, "exact &= ~touched", "pass"),
+    (FIELD, "tuple(size // 2 for size in self.size)", "tuple((size - 1) // 2 for size in self.size)"),
     (FIELD, "min(fitting, key=lambda m: m.cost)", "max(fitting, key=lambda m: m.cost)"),
-    (FIELD, "return output[:, row, col]", "return output[:, col, row]"),
-    (FIELD, "if reached != inside and (exact or reached):", "if reached != inside and exact:"),
-    (GRAPH, "found[layer] = first_tensor(output, layer).clone()", "found[layer] = first_tensor(output, layer)"),
-    (GRAPH, "module.training, module._compiled_call_impl = mode, compiled", "module._compiled_call_impl = compiled"),
-    (ERF, "p.requires_grad_(flag)", "pass"),
+    (FIELD, "return output[self._where(position)]", "return output[self._where(position[::-1])]"),
+    (FIELD, "if moved != inside and (exact or moved):", "if moved != inside and exact:"),
+    (GRAPH, "found[layer] = output.clone()", "found[layer] = output"),
+    (COPY, "memo[id(tensor)] = tensor.detach().clone()", "memo[id(tensor)] = tensor"),
+    (COPY, "made = copy.copy(parameter) if", "return parameter\n    made = copy.copy(parameter) if"),
     # Fields between layers, grids, tiles, local fields, shares.
     (BETWEEN, "masks[source] = masks[source] | reached if source in masks else reached", "masks[source] = reached"),
     (BETWEEN, "exact &= all_exact", "pass"),

@@ -199,18 +199,6 @@ def _remove_marked(folder, mark):
         folder.rmdir()
 
 
-def read_json(path):
-    """A JSON file that no seal vouches for.
-
-    Raises:
-        ValueError: in one line with the path, if it is not UTF-8 or not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_bytes().decode())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged ({str(error) or 'nested too deep'}); {renew(path)}") from None
-
-
 def write_csv(path, header, rows):
     """Write rows (sequences) under ``header`` with Unix line ends; floats are written with ``repr``."""
     buffer = io.StringIO()

@@ -19,7 +19,7 @@ def unknown_name(kind, name, known):
 
 def require_known(kind, name, known):
     """Return ``name`` if it is among ``known``; raise the error of :func:`unknown_name` otherwise."""
-    if name not in known:
+    if name not in list(known):  # a list, because a name read from a file may be unhashable
         raise unknown_name(kind, name, known)
     return name
 

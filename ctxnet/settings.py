@@ -8,7 +8,7 @@ import yaml
 
 from .naming import in_range, require_known
 
-PROTOCOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")  # becomes a folder, and a word of dvc's shell
+PROTOCOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes a folder, and a word of dvc's shell
 _UNSAFE = set("<>\"'`$;&|*?")  # a data set's name goes into pages, cards and commands
 
 
@@ -78,6 +78,27 @@ def names(value, where, known, kind):
         if name in value[:number]:
             raise ValueError(f"{where}: {name!r} is there twice")
     return value
+
+
+def extended(groups, name, where):
+    """Group ``name`` with what its ``extends`` and theirs state, its own keys last.
+
+    Raises:
+        ValueError: an unknown parent, or a circle.
+    """
+    chain, key, stated = [], name, []
+    while key is not None:
+        if key in chain:
+            raise ValueError(f"{where}.{name}.extends: goes in a circle ({' → '.join([*chain, key])})")
+        chain.append(key)
+        stated.append(group(groups[key], f"{where}.{key}"))
+        parent = stated[-1].get("extends")
+        if "extends" in stated[-1]:
+            with_where(f"{where}.{key}.extends", require_known, "parent", parent, list(groups))
+        key = parent
+    merged = {k: v for values in reversed(stated) for k, v in values.items()}
+    merged.pop("extends", None)
+    return merged
 
 
 def with_where(where, function, *arguments):

@@ -37,7 +37,7 @@ def small(tmp_path_factory):
     root = tmp_path_factory.mktemp("small")
     shutil.copy(REPO / "params.yaml", root)
     unread = shutil.ignore_patterns("*.safetensors", "notebook", ".lock")
-    for folder in ("small/runs", "measure"):
+    for folder in ("small/runs", "small/images", "measure"):
         shutil.copytree(REPO / "results" / folder, root / "results" / folder, ignore=unread)
     cards.write_cards("small", root)
     return root
@@ -204,7 +204,7 @@ def test_a_record_that_disagrees_with_its_answers_is_refused(tmp_path):
     root = fabricate(tmp_path, ROWS[:1], measured=False)
     folder = results.run_folder("small", "resnet50", 0, root)
     rewrite(folder, {"top1": json.loads((folder / "record.json").read_text())["top1"] / 2})
-    with pytest.raises(results.BadRecord, match="resnet50 seed 0"):
+    with pytest.raises(results.BadRecord, match="resnet50/seed0: its predictions give"):
         cards.write_cards("small", root)
 
 

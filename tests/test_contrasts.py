@@ -89,7 +89,13 @@ GOOD = {"text": "t", "protocol": "context", "kind": "greater", "cells": {"a": 1,
         ({"replicates": 2}, "nearest valid value: 3"),
         ({"kind": "equivalent"}, "a margin above 0"),
         ({"margin": 1.0}, "a margin above 0"),
-        ({"written": "yesterday"}, "no date"),
+        ({"written": "yesterday"}, "written='yesterday' must be of type date"),
+        ({"margin": float("nan")}, r"h.margin=nan must lie in .*nearest valid value: 0.0"),
+        ({"replicates": "12"}, "h.replicates='12' must be of type int"),
+        ({"cells": {"a": float("nan"), "b": -1}}, "must add up to 0"),
+        ({"cells": {"a": "1", "b": -1}}, "h.cells.a='1' must be of type float"),
+        ({"cells": {"../../a": 1, "b": -1}}, "no name of a protocol or row"),
+        ({"protocol": "../../x"}, "no name of a protocol or row"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(tmp_path, change, message):
@@ -98,6 +104,14 @@ def test_a_file_that_says_something_else_is_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         load_hypotheses(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("contents", [b"", b"- a\n", b"h: \n", b"h: [1\n", b"h: F\xfcr\n", b"a: 1\na: 2\n"])
+def test_a_file_of_no_hypotheses_is_refused_by_name(tmp_path, contents):
+    (tmp_path / "hypotheses.yaml").write_bytes(contents)
+    with pytest.raises(ValueError, match="hypotheses.yaml: ") as error:
+        load_hypotheses(tmp_path / "hypotheses.yaml")
+    assert "\n" not in str(error.value)
 
 
 def test_the_hypotheses_of_the_paper_can_be_read():

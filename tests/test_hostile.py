@@ -157,9 +157,9 @@ def test_no_load_path_trusts_a_pickle():
     for path in files:
         text = path.read_text()
         assert not re.search(trusting, text), path
-        for call in re.findall(r"torch\.load\([^)]*\)", text):
+        for call in re.findall(r"torch\.load\(.*", text):
             assert "weights_only=True" in call, path
-        for call in re.findall(r"np\.load\([^)]*\)", text):
+        for call in re.findall(r"np\.load\(.*", text):
             assert "allow_pickle=False" in call, path
 
 

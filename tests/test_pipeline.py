@@ -152,7 +152,7 @@ def test_equal_runs_give_equal_bytes_and_text_stays_text(tmp_path, capsys):
     assert first == second
     notebook = nbformat.reads(first, as_version=4)
     nbformat.validate(notebook)
-    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert set(notebook.metadata) == {"kernelspec", "language_info", "sha256"}
     injected = notebook.cells[1]
     assert injected.metadata.tags == ["injected-parameters"]
     assert [ast.literal_eval(line.value) for line in ast.parse(injected.source).body] == [hostile, 1e-05]

@@ -294,7 +294,7 @@ def test_what_cannot_be_followed_is_named():
     with pytest.raises(NotImplementedError, match="layer '1' calls aten.grid_sampler"):
         receptive_field(nn.Sequential(same(3), Sampled(), same(3)), "2", 8)
     assert receptive_field(nn.Sequential(same(3), Sampled()), "0", 8).sum() == 9  # only what lies before matters
-    with pytest.raises(NotImplementedError, match="layer '1' cannot be traced"):
+    with pytest.raises(NotImplementedError, match="layer '1' cannot be followed"):
         receptive_field(nn.Sequential(same(3), Decides(), same(3)), "2", 8)
 
 

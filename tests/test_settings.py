@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ctxnet.__main__ import main
-from ctxnet.training import load_params, load_protocol, rows_of, seeds_of
+from ctxnet.training import campaign, load_params, load_protocol, rows_of, run, seeds_of
 
 ROOT = Path(__file__).parents[1]
 TRAIN = ["train", "--protocol", "quick", "--variant", "plain20"]
@@ -93,7 +93,17 @@ def test_every_number_has_a_range(tmp_path):
         (quick(dataset="<img src=x onerror=alert(1)>"), "no name for a data set"),
         (quick(dataset="a\u2028b"), "no name for a data set"),
         (quick(dataset="$(touch x)"), "no name for a data set"),
-        (lambda p: p["protocols"].update({"../../x": p["protocols"]["quick"]}), r"protocols.\.\./\.\./x: a protocol's name"),
+        (quick(extends="smal"), "protocols.quick.extends: unknown parent 'smal'; did you mean 'small'"),
+        (quick(extends=["small"]), "unknown parent"),
+        (lambda p: p["protocols"].update(a={"extends": "b"}, b={"extends": "a"}), "goes in a circle .a → b → a"),
+        (lambda p: p["protocols"].update({"../../x": p["protocols"]["quick"]}), r"protocols.'../../x': a protocol's name"),
+        (lambda p: p["protocols"].update({"quick\n": p["protocols"]["quick"]}), "a protocol's name"),
+        (lambda p: p["protocols"].update({"x" * 65: p["protocols"]["quick"]}), "a protocol's name"),
+        (lambda p: p["protocols"].update({"atlas": p["protocols"]["quick"]}), "results/atlas belongs to others"),
+        (lambda p: p["protocols"].update({"Quick": p["protocols"]["quick"]}), "results/.uick belongs to others"),
+        (quick(name="../../x"), "protocols.quick.name: the group's own name"),
+        (lambda p: p.update(protocol_names=[["quick"]]), "protocol_names: unknown protocol"),
+        (lambda p: p.update(rows=[["resnet50"]]), "rows: unknown variant"),
         (lambda p: p["protocols"].update({"$(touch x)": p["protocols"]["quick"]}), "a protocol's name"),
         (lambda p: p["protocols"].update({"-x": p["protocols"]["quick"]}), "a protocol's name"),
         (lambda p: p["protocols"].update({1: p["protocols"]["quick"]}), "key 1 must be of type str"),
@@ -153,3 +163,10 @@ def test_a_hostile_protocol_name_touches_nothing(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and "unknown protocol" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize("work", [lambda p, **k: run(p, "plain20", **k), campaign])
+def test_no_time_is_not_forever(tmp_path, work):
+    with pytest.raises(ValueError, match="max_minutes=nan is no time; nearest valid value: None"):
+        work(load_protocol("quick", ROOT / "params.yaml"), root=tmp_path, max_minutes=float("nan"))
+    assert not any(tmp_path.iterdir())

@@ -15,8 +15,8 @@ from test_report import fabricate
 
 from ctxnet.paper import figures, words
 from ctxnet.paper.book import build_site, chapters, made, pdf, search
-from ctxnet.paper.cards import write_cards
 from ctxnet.paper.figures.atlas import draw_network
+from ctxnet.pipeline.notebook import write_executed
 
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, pdf.BROWSERS)), None)
@@ -52,8 +52,8 @@ def executed(folder):
         new_code_cell("t", outputs=[shown(words.table("4.1", "small", ROOT))]),
         new_code_cell("print(1)", outputs=[new_output("stream", name="stdout", text="a < b\n")]),
     ]
-    nbformat.write(new_notebook(cells=cells), folder / "04_experiments.ipynb")
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# 5 Conclusion\n\nNothing.")]), folder / "05_conclusion.ipynb")
+    write_executed(folder / "04_experiments.ipynb", new_notebook(cells=cells))
+    write_executed(folder / "05_conclusion.ipynb", new_notebook(cells=[new_markdown_cell("# 5 Conclusion\n\nNothing.")]))
     return folder
 
 
@@ -155,9 +155,10 @@ def test_search_index_holds_each_section_once():
     assert found[-1]["text"] == "x < y"
 
 
-def test_every_formula_of_the_chapters_is_drawn():
+def test_every_formula_of_the_chapters_is_drawn(tmp_path):
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        for block in chapters.read_chapter(path).blocks:
+        write_executed(tmp_path / path.name, nbformat.read(path, as_version=4))
+        for block in chapters.read_chapter(tmp_path / path.name).blocks:
             if block.kind == "text":
                 inside = re.sub(r"<[^>]+>", "", "".join(re.findall(r"<math.*?</math>", block.html, re.S)))
                 assert "\\" not in inside, f"{path.name}: {inside}"
@@ -178,7 +179,7 @@ def test_only_a_site_is_replaced(site, tmp_path):
     with pytest.raises(FileNotFoundError, match="no executed chapters.*dvc repro report@small"):
         build("new", tmp_path / "none")
     (tmp_path / "none" / "a.ipynb").write_text("{")
-    with pytest.raises(ValueError, match="a.ipynb: not a notebook"):
+    with pytest.raises(ValueError, match="a.ipynb: damaged, or not executed"):
         build("new", tmp_path / "none")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["letters", "none"]  # nothing half built is left
 
@@ -213,13 +214,12 @@ def test_what_a_record_says_is_text_and_never_markup(tmp_path):
     shutil.copy(ROOT / "dvc.yaml", root)
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     rewrite(root / "results/small/runs/resnet50/seed0", provenance={"device": evil, "commit": "--output=" + evil})
-    write_cards("small", root)
     (root / "executed").mkdir()
     said = words.Table(["said"], [[words.plain(f"a|b `c` {evil}")]])
     assert said.markdown().count("|") == 7  # no cell more than there is
     cells = [new_markdown_cell("# 4"), new_code_cell("t", outputs=[shown(said)])]
     cells += [new_code_cell("f", outputs=[shown(figures.show("4.1", "small", root))])]
-    nbformat.write(new_notebook(cells=cells), root / "executed/04.ipynb")
+    write_executed(root / "executed/04.ipynb", new_notebook(cells=cells))
     build_site("small", root / "site", root, executed=root / "executed")
     for page in (root / "site").rglob("*.html"):
         text = page.read_text()

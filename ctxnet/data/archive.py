@@ -71,7 +71,17 @@ def _blocks(url, response, total):
 
 
 class _Entry(tarfile.TarInfo):
-    """Refuses, while it is being read, what would fill the memory: very long names and maps of sparse files."""
+    """Refuses, while it is being read, what would fill the memory, very long names and maps of sparse files, and a header
+    that is damaged or missing: tarfile takes one after the first entry for the end, and the rest would be left out."""
+
+    @classmethod
+    def fromtarfile(cls, tar):
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # a block of zeros, the end
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {tar.offset}, where an entry or the end was expected") from None
 
     def _proc_member(self, tar):
         types = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -117,11 +127,14 @@ def _check_members(archive, tar):
         size += len(block)
         if size > limit:
             raise ValueError(f"{archive}: over {limit} bytes; nothing was unpacked")
+        if block.strip(b"\0"):
+            raise ValueError(f"{archive}: more follows after its end; nothing was unpacked")
     return members, sum(member.size for member in members)
 
 
-def extract(archive, folder, *, progress=True):
-    """Unpack a tar (plain or compressed) into the new folder ``folder``, which appears only when complete.
+def extract(archive, folder, *, finish=None, progress=True):
+    """Unpack a tar (plain or compressed) into the new folder ``folder``, which appears only when complete, and when
+    ``finish`` was called with what will be that folder.
 
     The whole archive is looked through first and refused before anything is written if any entry is
     absolute, climbs out of the folder, is a link or a device or there twice, or if there are too many
@@ -145,6 +158,8 @@ def extract(archive, folder, *, progress=True):
             bar = tqdm(members, unit="file", desc=f"unpack {archive.name}", disable=not progress)
             with naming_errors(partial):
                 tar.extractall(partial, members=bar, filter="data")
+                if finish:
+                    finish(partial)
         os.replace(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)

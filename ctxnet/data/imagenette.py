@@ -14,9 +14,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ctxnet.data.archive import download, extract
-from ctxnet.data.preflight import Preflight, decode, read_checksums
+from ctxnet.data.preflight import Preflight, decode, read_checksums, write_checksums
 from ctxnet.data.prepared import one_preparer, reuse, save_prepared, save_source_state, source_state
-from ctxnet.files import stable_hash
+from ctxnet.files import sha256, stable_hash
 
 CLASSES = {
     "n01440764": "tench",
@@ -80,8 +80,19 @@ def open_source(path, data="data", *, progress=True):
     folder = Path(data) / f"{path.name.split('.')[0]}.{state}"
     with one_preparer(folder):
         if not folder.is_dir():
-            extract(path, folder, progress=progress)
+            extract(path, folder, finish=_vouch, progress=progress)
     return split_folder(folder)
+
+
+def _vouch(folder):
+    """Leave a list of SHA-256 sums with what was unpacked, which is read again later; an archive's own list is kept."""
+    try:
+        source = split_folder(folder)
+    except ValueError:  # said where it is used
+        return
+    if not read_checksums(source)[1]:
+        files = sorted(path for split in ("train", "val") for path in source.glob(f"{split}/*/*") if path.is_file())
+        write_checksums(source / "unpacked.sha256", {path.relative_to(source).as_posix(): sha256(path) for path in files})
 
 
 def find_source(source="", root=".", *, image_size=224, progress=True):

@@ -14,6 +14,8 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ctxnet.files import write_bytes
+
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF")  # Pillow's others can start programs, or are no photographs
 MIN_SIDE = 8  # px; smaller ones are placeholders, and image_size is at least as large
 MAX_PIXELS = 90_000_000  # decoded, 270 MB
@@ -89,9 +91,20 @@ def read_checksums(source):
             name = str(PurePosixPath(name)).removeprefix(f"{source.name}/")
             if name.startswith(("train/", "val/")):
                 sums[name] = digest.lower()
+        if lines and not any(lines):
+            raise ValueError(f"{path}: is empty; write it with sha256sum")
         if sums:
             return path, sums
     return None, {}
+
+
+def write_checksums(path, sums):
+    """Write ``{name: hex digest}`` as a list that :func:`read_checksums` and sha256sum read."""
+    lines = []
+    for name, digest in sums.items():
+        escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        lines.append(f"{chr(92) if escaped != name else ''}{digest}  {escaped}\n")
+    write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))
 
 
 class Preflight:

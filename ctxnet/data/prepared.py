@@ -66,16 +66,14 @@ def _open_manifest(folder):
     try:
         text = path.read_text("utf-8")
         manifest = json.loads(text)
-        body = {k: v for k, v in manifest.items() if k != "digest"}
-        described = {k: v for k, v in body.items() if k not in ("manifest_hash", "origin")}
-        # `digest` covers what manifest_hash leaves out. Manifests without it are of an earlier version.
+        digest = manifest.pop("digest")  # covers what manifest_hash leaves out
+        described = {k: v for k, v in manifest.items() if k not in ("manifest_hash", "origin")}
         whole = (
-            _text(manifest) == text
+            _text(manifest | {"digest": digest}) == text
+            and digest == stable_hash(manifest)
             and manifest["format"] == FORMAT
-            and body["manifest_hash"] == stable_hash(described)
-            and manifest.get("digest", stable_hash(body)) == stable_hash(body)
-            and _labelled(body)
-            and body.keys() == {"format", "dataset", "image_size", "classes", *SPLITS, "manifest_hash", "origin"}
+            and manifest["manifest_hash"] == stable_hash(described)
+            and _labelled(manifest)
         )
     except (NotADirectoryError, FileNotFoundError):
         raise FileNotFoundError(f"{folder}: no prepared data here; run the `data` stage first") from None
@@ -108,14 +106,6 @@ def source_state(folder):
 def save_source_state(folder, state):
     """Remember the state of the source's files that a prepared folder was compared with."""
     write_sealed(Path(folder) / SOURCE, {"state": state})
-
-
-def read_manifest(folder):
-    """The manifest of a prepared folder, or None when there is no whole one of this format."""
-    try:
-        return _open_manifest(folder)
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def load_prepared(folder):

@@ -1,12 +1,14 @@
 """Effective receptive fields: how much each input pixel does contribute to a feature (Luo et al., 2016; thesis §1)."""
 
+import itertools
 import re
 from contextlib import contextmanager
 
 import torch
 
+from ctxnet.measure.asking import ask
 from ctxnet.measure.frozen import FrozenWeights
-from ctxnet.measure.graph import Watch, first_tensor, image_dimensions, named_layers
+from ctxnet.measure.graph import Watch, image_dimensions, named_layers
 from ctxnet.measure.isolation import isolated, require_measurable, unwrapped
 from ctxnet.measure.receptive_field import Reach
 from ctxnet.naming import require_known
@@ -20,7 +22,10 @@ AGGREGATES = {
 }
 
 
-def effective_receptive_field(model, images, layer, position=None, aggregate="abs_sum", *, batch_size=None, layout=None):
+def effective_receptive_field(
+    model, images, layer, position=None, aggregate="abs_sum", *,
+    batch_size=None, layout=None, inputs=None, of=None, output=None, call=None,
+):  # fmt: skip
     """|∂ Σ_c y_c(p) / ∂x| summed over the image's channels, averaged over ``images``, scaled to sum 1.
 
     Args:
@@ -33,7 +38,9 @@ def effective_receptive_field(model, images, layer, position=None, aggregate="ab
         aggregate: "abs_sum" as above; "relu" (only positive gradients, as RepLKNet does), "sum_abs" (absolute value
             of the sum over the image's channels), "square". They give different numbers: name the one you use.
         batch_size: images per pass; None: all at once.
-        layout: as for :func:`ctxnet.receptive_field`.
+        layout, output, call: as for :func:`ctxnet.receptive_field`.
+        inputs, of: likewise, for a model that takes more than ``images``, which stand in place of what the inputs hold
+            there; None as images: the inputs' own. Other tensors with as many entries go along with the images.
 
     Returns:
         Float tensor (H, W) on the model's device, sum 1.
@@ -42,12 +49,13 @@ def effective_receptive_field(model, images, layer, position=None, aggregate="ab
         ValueError: unknown layer, aggregate, position; images the model does not take; no gradient at all.
     """
     require_known("aggregate", aggregate, AGGREGATES)
+    asked, images = asked_with(images, inputs, of, output, call)
     with measurable(model, images) as (model, images):
-        reach = Reach(model, [layer], tuple(images.shape[1:]), layout)
+        reach = Reach(model, [layer], tuple(images.shape[1:]), layout, asked)
         grid = reach.grids[layer]
         position = grid.position(position)
         require_more_than_rounding(reach, model, images, {layer: position})
-        maps = erf_maps(model, images, {layer: grid}, {layer: [position]}, aggregate, batch_size)[layer]
+        maps = erf_maps(reach, model, images, {layer: [position]}, aggregate, batch_size)[layer]
         require_inside(maps, reach.masks({layer: position})[layer][0], layer)
     return normalised(maps, f"layer {layer!r} at {position}")
 
@@ -66,34 +74,44 @@ def summed_erf(model, images, layer=None, aggregate="abs_sum", *, batch_size=Non
     """
     layer = layer or residual_blocks(model)[-1]
     with measurable(model, images) as (model, images):
-        grid = Reach(model, [layer], tuple(images.shape[1:])).grids[layer]
-        positions = [(r, c) for r in range(grid.height) for c in range(grid.width)]
-        maps = erf_maps(model, images, {layer: grid}, {layer: positions}, aggregate, batch_size)[layer]
+        reach = Reach(model, [layer], tuple(images.shape[1:]))
+        positions = {layer: every_position(reach.grids[layer])}
+        maps = erf_maps(reach, model, images, positions, aggregate, batch_size)[layer]
     return normalised(maps, f"layer {layer!r}")
 
 
-def erf_maps(model, images, grids, positions, aggregate, batch_size=None):
+def every_position(grid):
+    """All positions of a map, in order."""
+    return list(itertools.product(*map(range, grid.size)))
+
+
+def asked_with(images, inputs, of, output, call):
+    """The :class:`ctxnet.measure.asking.Ask` of a measure on images, and those images."""
+    asked = ask(inputs, of, output, call, images)
+    return asked, asked.feed.image if images is None and inputs is not None else images
+
+
+def erf_maps(reach, model, images, positions, aggregate, batch_size=None):
     """Unscaled maps (H, W), summed over ``positions[layer]``, averaged over images: {layer: map}.
 
     One forward pass per batch, one backward pass per layer and position. ``model`` in eval mode, parameters frozen
-    (see :func:`measurable`).
+    (see :func:`measurable`); ``reach`` its :class:`ctxnet.measure.receptive_field.Reach`.
     """
     reduce = AGGREGATES[require_known("aggregate", aggregate, AGGREGATES)]
-    modules, counts = named_layers(model, grids), None
-    features = {}
+    modules, asked, features = named_layers(model, positions), reach.asked.like(model), {}
 
     def keep(layer, output):  # summed at once: a later in-place call may change the output
-        output = first_tensor(output, layer)
-        features[layer] = [grids[layer].pick(output, p).sum() for p in positions[layer]]
+        features[layer] = [reach.grids[layer].pick(output, p).sum() for p in positions[layer]]
 
-    sums = {layer: torch.zeros(images.shape[2:], device=images.device, dtype=images.dtype) for layer in grids}
-    for batch in images.split(batch_size or len(images)):
-        batch = batch.detach().clone().requires_grad_()
-        with Watch(modules, grids, keep, counts) as watch, torch.enable_grad(), FrozenWeights():
-            watch.run(model, batch)
-            counts = dict(watch.seen)
+    sums = {layer: torch.zeros(images.shape[2:], device=images.device, dtype=images.dtype) for layer in positions}
+    size = batch_size or len(images)
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
+        batch = images[rows].detach().clone().requires_grad_()
+        with Watch(modules, positions, keep, reach.trace.counts, asked) as watch, torch.enable_grad(), FrozenWeights():
+            watch.run(model, batch, rows)
         left = sum(len(f) for f in features.values())
-        for layer in reversed(list(grids)):
+        for layer in reversed(list(positions)):
             for feature in features.pop(layer):
                 left -= 1
                 sums[layer] += reduce(_gradient(feature, batch, layer, retain=left > 0)).sum(0)
@@ -132,9 +150,9 @@ def require_more_than_rounding(reach, model, images, positions):
     modules, outputs = named_layers(model, suspects), {}
 
     def keep(layer, output):
-        outputs[layer] = suspects[layer].pick(first_tensor(output, layer), positions[layer]).flatten(1)
+        outputs[layer] = suspects[layer].pick(output, positions[layer]).flatten(1)
 
-    with Watch(modules, suspects, keep) as watch, torch.enable_grad():
+    with Watch(modules, suspects, keep, reach.trace.counts, reach.asked.like(model)) as watch, torch.enable_grad():
         watch.run(model, batch)
     for layer, feature in outputs.items():
         if feature.shape[1] < 2 or not feature.requires_grad:

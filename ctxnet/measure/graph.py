@@ -13,7 +13,9 @@ from torch import nn
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
+from ctxnet.measure.asking import PLAIN, Feed
 from ctxnet.measure.isolation import isolated, unwrapped
+from ctxnet.measure.recurrent import WholeRecurrences
 from ctxnet.naming import require_known
 
 # These take an input's shape and dtype but none of its values.
@@ -28,10 +30,13 @@ _DRAWS = 2  # of learned weights, to tell a zero that is wired from one that was
 
 
 class Trace:
-    """A traced model: ``nodes`` in order, ``source`` (the input), ``outputs`` (layer -> node), ``live`` nodes."""
+    """A traced model: ``nodes`` in order, ``source`` (the input), ``outputs`` (layer -> node), ``live`` nodes.
 
-    def __init__(self, module, layers, events):
-        self.module = module
+    ``counts`` says how often each layer runs.
+    """
+
+    def __init__(self, module, layers, events, counts):
+        self.module, self.counts = module, counts
         self.nodes = list(module.graph.nodes)
         self.source = next(n for n in self.nodes if n.op == "placeholder")
         self.outputs = dict(zip(layers, self.nodes[-1].args[0], strict=True))
@@ -81,6 +86,10 @@ class Trace:
 
             self._known[node] = known_values(self, node)
         return self._known[node]
+
+    def learned(self, node):
+        """Whether the values of a constant node depend on parameters."""
+        return not torch.equal(self._evaluate(node, {}, _random(0)).cpu(), self.value(node))
 
     def _learned_as_it_is(self, node):
         """Whether a constant is a parameter, perhaps looked at in another way: such a zero was learned."""
@@ -133,12 +142,15 @@ class Watch:
     Args:
         modules: {name: module}.
         layers: names.
-        keep: a function of (layer, output) for every run of a layer.
+        keep: a function of (layer, tensor) for the run of a layer that is asked for; without counts of (layer, output) for
+            every run.
         counts: {layer: runs of one forward pass}, from an earlier ``run``; None: not known yet.
+        ask: an :class:`ctxnet.measure.asking.Ask`.
     """
 
-    def __init__(self, modules, layers, keep, counts=None):
-        self.modules, self.layers, self.keep, self.counts = modules, list(layers), keep, counts
+    def __init__(self, modules, layers, keep, counts=None, ask=PLAIN):
+        self.modules, self.layers, self.keep, self.ask = modules, list(layers), keep, ask
+        self.wanted = None if counts is None else {layer: ask.run(layer, counts[layer]) for layer in self.layers}
         self.seen = dict.fromkeys(self.layers, 0)
 
     def __enter__(self):
@@ -151,49 +163,52 @@ class Watch:
 
     def _hook(self, layer):
         def hook(module, args, output):
-            self.keep(layer, output)
+            if self.wanted is None:
+                self.keep(layer, output)
+            elif self.seen[layer] == self.wanted[layer]:
+                self.keep(layer, self.ask.tensor(output, layer))
             self.seen[layer] += 1
-            if self.counts is not None and all(self.seen[name] >= self.counts[name] for name in self.layers):
+            if self.wanted is not None and all(self.seen[name] > self.wanted[name] for name in self.layers):
                 raise _Enough
 
         return hook
 
-    def run(self, model, *inputs):
+    def run(self, model, image, rows=slice(0, 1)):
         """One forward pass as far as it is wanted."""
         self.seen = dict.fromkeys(self.layers, 0)
         try:
-            model(*inputs)
+            self.ask.feed(model, image, rows)
         except _Enough:
             pass
         except Exception:
-            if self.counts is not None or not all(self.seen.values()):
+            if self.wanted is not None or not all(self.seen.values()):
                 raise
             # what failed lies behind all that was asked for
 
 
-def trace(model, layers, input_size):
+def trace(model, layers, input_size, ask=PLAIN):
     """Trace ``model`` in eval mode at batch 1.
 
     Args:
         model: a copy that belongs to the caller, from :func:`ctxnet.measure.isolation.isolated`.
         layers: names as in ``model.named_modules()``; ``""`` is the model itself.
-        input_size: sizes of the image with or without channels, or one number for a square.
+        input_size: sizes of the image with or without channels, or one number for a square; of no account with inputs.
+        ask: an :class:`ctxnet.measure.asking.Ask`.
 
     Raises:
         ValueError: for an unknown layer, a layer that does not run, or an input the model does not take.
         NotImplementedError: when the model decides by the values it sees, so that no single graph describes it.
     """
-    modules = named_layers(model, layers)
+    modules, ask = named_layers(model, layers), ask.like(model)
     found, events, stack = {}, [], [""]
 
-    def keep(layer, output):
-        found[layer] = first_tensor(output, layer)
-
-    with Watch(modules, layers, keep) as watch, torch.no_grad():
+    with Watch(modules, layers, found.__setitem__, ask=ask) as watch, torch.no_grad():
         image = _fitting_input(model, input_size, watch)
         missing = [layer for layer in layers if not watch.seen[layer]]
         if missing:
             raise ValueError(f"layer {missing[0]!r} does not run in the model's forward")
+        for layer in layers:
+            ask.tensor(found[layer], layer)
         counts = dict(watch.seen)
 
     def mark(name=None):
@@ -205,7 +220,7 @@ def trace(model, layers, input_size):
         return hook
 
     def copied(layer, output):  # a later in-place call would otherwise change what we keep
-        found[layer] = first_tensor(output, layer).clone()
+        found[layer] = output.clone()
 
     def forward(x):
         found.clear()
@@ -214,20 +229,21 @@ def trace(model, layers, input_size):
         return [found[layer] for layer in layers]
 
     handles = []
-    with Watch(modules, layers, copied, counts) as watch, torch.no_grad():
+    with Watch(modules, layers, copied, counts, ask) as watch, torch.no_grad():
         try:
             for name, module in modules.items():
                 handles.append(module.register_forward_pre_hook(mark(name)))
                 handles.append(module.register_forward_hook(mark(), prepend=True))
             try:
-                graph = make_fx(dispatch_functionalize(forward))(image)
+                with WholeRecurrences():
+                    graph = make_fx(dispatch_functionalize(forward))(image)
             except Exception as error:
                 where = stack[-1] or type(model).__name__
-                raise NotImplementedError(f"layer {where!r} cannot be traced: {first_line(error)}") from error
+                raise NotImplementedError(f"layer {where!r} cannot be followed: {_reason(error)}") from error
         finally:
             for handle in handles:
                 handle.remove()
-    return Trace(graph, layers, events)
+    return Trace(graph, layers, events, counts)
 
 
 def named_layers(model, layers):
@@ -252,6 +268,13 @@ def _fitting_input(model, input_size, watch):
     """The first input that ``model`` runs on. Which sizes and channels are tried follows its first convolution."""
     errors = []
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    if isinstance(watch.ask.feed, Feed):
+        image = torch.zeros_like(watch.ask.feed.image[:1])
+        try:
+            watch.run(model, image)
+            return image
+        except Exception as error:
+            raise ValueError(f"the model does not take these inputs: {first_line(error)}") from error
     for size in _sizes(model, input_size):
         image = torch.zeros(1, *size, device=parameter.device, dtype=parameter.dtype)
         try:
@@ -299,13 +322,20 @@ def evaluating(model):
         yield made
 
 
-def first_tensor(output, layer):
-    """The tensor a layer gives, the first one of a tuple, list or dict."""
-    while isinstance(output, (tuple, list, dict)) and len(output):
-        output = next(iter(output.values())) if isinstance(output, dict) else output[0]
-    if not isinstance(output, torch.Tensor):
-        raise ValueError(f"layer {layer!r} gives a {type(output).__name__}, not a tensor")
-    return output
+# What PyTorch's tracer says, and what a user can make of it.
+_REASONS = {
+    "get value out of a tracing tensor": "it decides by values that it computes from the image (an if, a loop, float() or"
+    " .item()), so that no single graph describes it; measure a layer before that one",
+    "numpy()": "it leaves PyTorch by .numpy(); measure a layer before that one",
+    "resize_()": "it frees or resizes the memory of its tensors; switch that off in the model, if it can be",
+    "invalid python storage": "it frees or resizes the memory of its tensors; switch that off in the model, if it can be",
+    "data-dependent": "the shape of what it computes depends on the image's values; measure a layer before that one",
+}
+
+
+def _reason(error):
+    text = str(error)
+    return next((reason for part, reason in _REASONS.items() if part in text), first_line(error))
 
 
 def first_line(error):

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 
+from ctxnet.measure.asking import first_tensor
 from ctxnet.measure.between import fields, places, sizes
 from ctxnet.measure.effective import residual_blocks
-from ctxnet.measure.graph import blank_input, evaluating, first_tensor
+from ctxnet.measure.graph import blank_input, evaluating
 from ctxnet.measure.receptive_field import Reach
 
 _PERIODS = 16  # longest repetition of fields that is tried, in steps of the coarsest map

@@ -16,7 +16,7 @@ _COPYING = frozenset((
     "transpose", "t", "slice", "select", "clone", "alias", "detach", "_to_copy", "contiguous", "cat", "stack",
     "index_select",
     "flip", "roll", "split", "chunk", "unbind", "repeat", "lift_fresh", "native_dropout", "dropout", "movedim",
-    "split_with_sizes", "narrow", "view_copy", "masked_fill", "where", "tril", "triu", "broadcast_to",
+    "split_with_sizes", "narrow", "view_copy", "masked_fill", "where", "tril", "triu", "broadcast_to", "constant_pad_nd",
 ))  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def known_values(trace, node):
         return None if value is None else getattr(torch, name)(value)
     if name not in _COPYING:
         return None
-    writes = name in ("masked_fill", "where", "tril", "triu")
+    writes = name in ("masked_fill", "where", "tril", "triu", "constant_pad_nd")
     if not writes and all(trace.known(n) is None for n in node.all_input_nodes if n in trace.live):
         return None
     return _copied(trace, node)

@@ -29,7 +29,7 @@ def follow_labels(labels, source, steps, shape):
         labels = _through(labels, step)
         if labels is None:
             return [((None, size),) for size in shape]
-    return _fitted(labels, shape)
+    return _fitted(labels, shape, mixed=any(isinstance(step, Mix) for step in steps))
 
 
 def joined_labels(several, shape):
@@ -116,16 +116,18 @@ def _size(factors):
     return math.prod(size for _, size in factors)
 
 
-def _resized(factors, size):
+def _resized(factors, size, mixed=False):
     factors = tuple(f for f in factors if f[1] > 1) or factors[:1]
+    if mixed and len(factors) > 1 and any(name == "c" for name, _ in factors):
+        return (("c", size),)  # a dense layer over features and rows together makes features
     reduced = size == 1 < _size(factors)  # a mean is no longer a row of the image
     return ((None if reduced else factors[0][0], size),) if len(factors) == 1 else ((None, size),)
 
 
-def _fitted(labels, shape):
+def _fitted(labels, shape, mixed=False):
     """Factors whose products are ``shape``: dimensions that broadcasting added are unknown."""
     labels = [((None, 1),)] * (len(shape) - len(labels)) + labels[max(0, len(labels) - len(shape)) :]
-    return [f if _size(f) == size else _resized(f, size) for f, size in zip(labels, shape, strict=True)]
+    return [f if _size(f) == size else _resized(f, size, mixed) for f, size in zip(labels, shape, strict=True)]
 
 
 def _regrouped(labels, shape):

@@ -11,7 +11,15 @@ import torch
 
 from ctxnet.files import atomic_path
 from ctxnet.measure.distance import mean_distance
-from ctxnet.measure.effective import erf_maps, measurable, require_inside, require_more_than_rounding, residual_blocks
+from ctxnet.measure.effective import (
+    asked_with,
+    erf_maps,
+    every_position,
+    measurable,
+    require_inside,
+    require_more_than_rounding,
+    residual_blocks,
+)
 from ctxnet.measure.receptive_field import Reach
 
 
@@ -84,7 +92,10 @@ class ContextProfile:
             raise ValueError(f"{path}: not a context profile, or damaged ({error})") from None
 
 
-def context_profile(model, images, layers=None, position=None, *, aggregate="abs_sum", batch_size=None, summed=False):
+def context_profile(
+    model, images, layers=None, position=None, *,
+    aggregate="abs_sum", batch_size=None, summed=False, inputs=None, of=None, output=None, call=None,
+):  # fmt: skip
     """Measure the context at several layers: one forward pass per batch of images, one backward pass per layer.
 
     Args:
@@ -95,6 +106,7 @@ def context_profile(model, images, layers=None, position=None, *, aggregate="abs
         aggregate: as in :func:`effective_receptive_field`.
         batch_size: images per pass; None: all at once.
         summed: also add up the maps of all positions of the last layer (one backward pass per position).
+        inputs, of, output, call: as for :func:`effective_receptive_field`; the last two for all layers alike.
 
     Returns:
         :class:`ContextProfile`. A layer without any finite, positive gradient gets a warning, a map of zeros and
@@ -106,14 +118,14 @@ def context_profile(model, images, layers=None, position=None, *, aggregate="abs
     layers = residual_blocks(model) if layers is None else list(layers)
     if not layers:
         raise ValueError(f"{type(model).__name__} has no layer to measure; name some with layers=[…]")
+    asked, images = asked_with(images, inputs, of, output, call)
     with measurable(model, images) as (model, images):
-        reach = Reach(model, layers, tuple(images.shape[1:]))
+        reach = Reach(model, layers, tuple(images.shape[1:]), asked=asked)
         positions = {layer: reach.grids[layer].position(position) for layer in layers}
         profile = _profile(reach, model, images, positions, aggregate, batch_size)
         if summed:
-            grid = reach.grids[layers[-1]]
-            every = {layers[-1]: [(r, c) for r in range(grid.height) for c in range(grid.width)]}
-            whole = erf_maps(model, images, {layers[-1]: grid}, every, aggregate, batch_size)[layers[-1]]
+            every = {layers[-1]: every_position(reach.grids[layers[-1]])}
+            whole = erf_maps(reach, model, images, every, aggregate, batch_size)[layers[-1]]
             profile.summed = _scaled(whole, layers[-1])
     return profile
 
@@ -148,7 +160,7 @@ def _profile(reach, model, images, positions, aggregate, batch_size):
     masks = reach.masks(positions)
     require_more_than_rounding(reach, model, images, positions)
     wanted = {layer: [positions[layer]] for layer in layers}
-    maps = erf_maps(model, images, reach.grids, wanted, aggregate, batch_size)
+    maps = erf_maps(reach, model, images, wanted, aggregate, batch_size)
     centers = [reach.grids[layer].center(positions[layer]) for layer in layers]
     for layer in layers:
         require_inside(maps[layer], masks[layer][0], layer)

@@ -2,15 +2,17 @@
 
 import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from ctxnet.measure.graph import Watch, first_tensor, named_layers, trace
+from ctxnet.measure.asking import PLAIN, ask
+from ctxnet.measure.graph import Watch, named_layers, trace
 from ctxnet.measure.isolation import isolated
 from ctxnet.measure.layout import declared_labels, find_dims, follow_labels, joined_labels, start_labels
-from ctxnet.measure.rules import Kernel, Window, compact, fit, mix, relations, union
+from ctxnet.measure.rules import Kernel, Pick, Window, compact, fit, mix, relations, union
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,13 @@ class Reach:
         layers: names as in ``model.named_modules()``.
         input_size: sizes with or without channels, or one number.
         layout: see :func:`receptive_field`.
+        asked: an :class:`ctxnet.measure.asking.Ask`.
     """
 
-    def __init__(self, model, layers, input_size, layout=None):
+    def __init__(self, model, layers, input_size, layout=None, asked=PLAIN):
+        self.asked = asked
         with isolated(model) as made:
-            self.trace = trace(made, layers, input_size)
+            self.trace = trace(made, layers, input_size, asked)
         self.layers = list(layers)
         self._relations = {}
         self.size = tuple(self.trace.source.meta["val"].shape[2:])
@@ -224,6 +228,8 @@ class Reach:
 
     def _place(self, node, index, places):
         inputs, _ = self._related(node, index)
+        if (alike := _parts_alike(inputs, places)) is not None:
+            return alike
         found = []
         for source, steps in inputs:
             place = places[source]
@@ -235,7 +241,28 @@ class Reach:
         return place.reshape(len(place), *[1] * (value.ndim + 1 - place.ndim), *place.shape[1:])
 
 
-def receptive_field(model, layer, input_size=(224, 224), position=None, *, layout=None, return_exact=False):
+def _parts_alike(inputs, places):
+    """Where a concatenation sits whose parts sit at the same places all along it: there, once; None if it is none such.
+
+    Without this every channel behind every skip of a U-Net would have places of its own.
+    """
+    picks = [steps[0] for _, steps in inputs if len(steps) == 1 and type(steps[0]) is Pick and not steps[0].squeeze]
+    parts = [places[source] for source, _ in inputs]
+    if len(picks) < 2 or len(picks) < len(inputs) or len({(pick.dim, len(pick.source)) for pick in picks}) > 1:
+        return None
+    full = torch.stack([pick.known for pick in picks]).sum(0)
+    if bool((full != 1).any()) or any(p.shape[picks[0].dim] > 1 or not bool(torch.isfinite(p).all()) for p in parts):
+        return None
+    if any(not torch.equal(*torch.broadcast_tensors(p[:-1], parts[0][:-1])) for p in parts[1:]):
+        return None
+    cost = torch.stack(torch.broadcast_tensors(*[p[-1:] for p in parts])).amin(0)
+    return torch.cat([parts[0][:-1].expand(-1, *cost.shape[1:]), cost])
+
+
+def receptive_field(
+    model, layer, input_size=(224, 224), position=None, *,
+    layout=None, inputs=None, of=None, output=None, call=None, return_exact=False,
+):  # fmt: skip
     """The input pixels that can reach the feature of ``layer`` at ``position``.
 
     Structural: it does not depend on learned weights (zero ones included), on the precision or on the image. It is exact,
@@ -246,13 +273,19 @@ def receptive_field(model, layer, input_size=(224, 224), position=None, *, layou
         model: any ``nn.Module`` that takes images (N, C, H, W), signals (N, C, L) or volumes (N, C, D, H, W). A copy of it
             is measured; it is left as it was.
         layer: a name as in ``model.named_modules()``. Its output may have its dimensions in any order, with or without
-            channels, or be tokens with or without class tokens; of a tuple or dict the first tensor counts. A layer that
-            runs several times counts with its last run. Nothing behind it runs.
+            channels, or be tokens with or without class tokens. Nothing behind it runs.
         input_size: (H, W) in pixels, (L,) or (D, H, W); with C in front where the first convolution does not tell it; one
             number for all sizes alike.
         position: one number per dimension of the map; None: the middle, (H//2, W//2).
         layout: letters for the dimensions of the layer's output where they cannot be followed from the image: N batch, C
             features, D, H, W as in the image, L tokens; such as "NLC".
+        inputs: all that the model takes where that is not one image: a tuple of arguments or a dict of keywords, which may
+            hold lists and dicts of tensors. ``input_size`` does not count then. Boolean and whole numbers among them are
+            wiring, as constants of the model are; floating ones may hold any value, as weights may.
+        of: position, keyword or path (a tuple) of the one among the inputs that is asked about; None: the first of floating
+            point with at least three dimensions.
+        output: index, key or path of the tensor that is meant in the output of the layer; None: the first one.
+        call: which run of a layer that runs several times, 0, 1, … or −1, −2, … from the end; None: the last one.
         return_exact: also return whether the mask is exact.
 
     Returns:
@@ -265,7 +298,7 @@ def receptive_field(model, layer, input_size=(224, 224), position=None, *, layou
         ValueError: unknown layer, position or input size; a layout that nothing decides.
         NotImplementedError: an operation without a rule, with the layer that calls it.
     """
-    reach = Reach(model, [layer], input_size, layout)
+    reach = Reach(model, [layer], input_size, layout, ask(inputs, of, output, call))
     mask, exact = reach.masks({layer: reach.grids[layer].position(position)})[layer]
     if return_exact:
         return mask, exact
@@ -287,8 +320,9 @@ class Disagreement(NamedTuple):
 
 
 def check_receptive_field(
-    model, layer, input_size=(224, 224), position=None, pixels=64, seed=0, batch_size=16, *, layout=None, draws=2
-):
+    model, layer, input_size=(224, 224), position=None, pixels=64, seed=0, batch_size=16, *,
+    layout=None, inputs=None, of=None, output=None, call=None, draws=2,
+):  # fmt: skip
     """Compare a receptive field with the network itself, of which one input pixel is changed at a time.
 
     Independent of the rules: a copy of the network in double precision computes on random images, and a pixel reaches the
@@ -300,21 +334,21 @@ def check_receptive_field(
         batch_size: images per forward pass.
         draws: random images for every pixel. A pixel inside the mask that none of them moves is no disagreement unless a
             NaN in its place reaches the feature neither: dead ReLUs and lost maxima hide it.
-        layout: as for :func:`receptive_field`.
+        layout, inputs, of, output, call: as for :func:`receptive_field`.
 
     Returns:
         list of :class:`Disagreement`; empty when mask and network agree. For a mask that is only an upper bound,
         pixels inside it that do not reach the feature are no disagreement.
     """
-    reach = Reach(model, [layer], input_size, layout)
+    reach = Reach(model, [layer], input_size, layout, ask(inputs, of, output, call))
     grid = reach.grids[layer]
     position = grid.position(position)
     mask, exact = reach.masks({layer: position})[layer]
     chosen = _sample(mask, pixels, torch.Generator().manual_seed(seed))
     reached = torch.zeros(len(chosen), dtype=torch.bool)
     shape = tuple(reach.trace.source.meta["val"].shape[1:])
-    with isolated(model, torch.float64) as made, torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
-        look = _Look(made, layer, grid, position)
+    with isolated(model, torch.float64) as made, _double(), torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
+        look = _Look(made, layer, reach, position)
         for draw in range(draws):
             generator = torch.Generator().manual_seed(seed + draw)
             image = torch.randn(1, *shape, generator=generator, dtype=torch.float64).to(look.device)
@@ -333,22 +367,31 @@ def check_receptive_field(
     return found
 
 
+@contextmanager
+def _double():
+    """Constants that a forward makes, such as ``torch.tensor([0.5])``, are of double precision as well."""
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 class _Look:
     """Calls a model and gives the features (1, values) of one position of a layer."""
 
-    def __init__(self, model, layer, grid, position):
-        self.model, self.layer, self.grid, self.position = model, layer, grid, position
-        self.modules = named_layers(model, [layer])
+    def __init__(self, model, layer, reach, position):
+        self.model, self.layer, self.grid, self.position = model, layer, reach.grids[layer], position
+        self.modules, self.counts = named_layers(model, [layer]), reach.trace.counts
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self.counts = None
+        self.asked = reach.asked.like(model)
 
     def __call__(self, image):
-        seen = []
-        with Watch(self.modules, [self.layer], lambda _, output: seen.append(first_tensor(output, self.layer)),
-                   self.counts) as watch:  # fmt: skip
+        seen = {}
+        with Watch(self.modules, [self.layer], seen.__setitem__, self.counts, self.asked) as watch:
             watch.run(self.model, image)
-            self.counts = dict(watch.seen)
-        return self.grid.pick(seen[-1], self.position).detach().flatten()[None]
+        return self.grid.pick(seen[self.layer], self.position).detach().flatten()[None]
 
 
 def _changed(image, pixel, by):
@@ -369,10 +412,6 @@ def _sample(mask, pixels, generator):
         share = pixels // 3 + (number < pixels % 3)
         chosen.append(group[torch.randperm(len(group), generator=generator)[:share]])
     return torch.cat(chosen).unique(dim=0)
-
-
-def _is_item(node):
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 
 def _is_item(node):

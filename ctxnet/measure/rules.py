@@ -689,8 +689,6 @@ def convolution(call):
 def pooling(call):
     node = call["self"]
     n = int(next(c for c in call.name if c.isdigit()))
-    if call.index == 1:
-        raise unknown(call, "the indices of its maxima are used")
     kernel = _spread(call["kernel_size"], n)
     stride = _spread(call["stride"] or call["kernel_size"], n)
     padding, dilation = _spread(call["padding"], n), _spread(call.args.get("dilation", 1), n)
@@ -912,7 +910,7 @@ def unfolding(call):
     return [(node, [move, Reshape(windows, call.shape)])], True
 
 
-@rule("col2im grid_sampler_2d grid_sampler_3d scatter_add index_add max_unpool2d max_unpool3d")
+@rule("col2im grid_sampler_2d grid_sampler_3d scatter_add index_add")
 def linear(call):
     """Sums of elements with constant coefficients: of windows that are put back, of samples at constant places."""
     deciding = [call.args.get(name) for name in ("index", "indices", "grid")]
@@ -953,16 +951,75 @@ def as_complex(call):
     return [(call["self"], [Mix([call["self"].meta["val"].ndim - 1], squeeze=True)])], True
 
 
-@rule("mkldnn_rnn_layer")
-def recurrent(call):
-    """One direction of an LSTM over (steps, N, C): a step sees all that came before it, in its direction."""
-    if call.index not in (None, 0):
-        raise unknown(call, "its last state is used directly")
-    node = call["input"]
-    steps, n, channels = node.meta["val"].shape
-    order = torch.ones(steps, steps).tril().bool()
-    window = Window([order.T if call["reverse"] else order], [torch.arange(steps, dtype=torch.float64)], steps)
-    return [(node, [Mix([2]), Permute([1, 2, 0]), window, Permute([2, 0, 1])])], True
+@rule("torchvision::deform_conv2d")
+def deformable(call):
+    """At constant offsets a linear call. Offsets from the image may point anywhere: a bound, and their own value counts."""
+    node, parts = call["input"], [call[name] for name in ("offset", "mask") if call.live(call[name])]
+    shape, groups = tuple(node.meta["val"].shape), call["groups"]
+    if parts:
+        result = [(part, [Mix([1])]) for part in parts]
+        if call.live(node):
+            result.append((node, [Mix([2, 3]), Channels(groups, shape[1], call.shape[1])]))
+        return result, False
+    offset, kernel = call.trace.value(call["offset"]).double(), call.trace.wired(call["weight"]).double()
+    mask, bias = call.trace.value(call["mask"]).double(), torch.zeros(call.shape[1], dtype=torch.float64)
+    rest = call.node.args[5:]
+
+    def run(x):
+        return call.node.target(x, kernel, offset, mask, bias, *rest)
+
+    return [(node, [Linear(run, shape, call.shape)])], not call.trace.learned(call["offset"])
+
+
+@rule("scatter_reduce")
+def scattering(call):
+    """Sums, products, extremes of what is sent to the same place: as ``scatter_add``, which reaches the same."""
+    index, dim = call["index"], call["dim"]
+    if call.live(index):
+        return [(node, [Whole(node.meta["val"].shape)]) for node in call.inputs], False
+    index, result = call.trace.value(index), []
+    if call.live(call["self"]):
+        kept = torch.ones(call.shape, dtype=torch.bool)
+        result.append((call["self"], [Mix() if call["include_self"] else Keep(kept.scatter(dim, index, False))]))
+    if call.live(call["src"]):
+        shape = tuple(call["src"].meta["val"].shape)
+
+        def run(x):
+            read = x[tuple(slice(size) for size in index.shape)]
+            return torch.zeros(call.shape, dtype=x.dtype).scatter_add(dim, index, read)
+
+        result.append((call["src"], [Linear(run, shape, call.shape)]))
+    return result, True
+
+
+@rule("max_unpool2d max_unpool3d")
+def unpooling(call):
+    """Maxima put back where they were: a choice by value, within the pooling's windows where those are known."""
+    n, pool = len(call["output_size"]), _pool_of(call["indices"])
+    if not call.live(call["indices"]):
+        return linear(call)
+    if pool is None:
+        dims = range(len(call.shape) - n, len(call.shape))
+        return [(node, [Mix(dims)]) for node in call.inputs], False
+    kernel = _spread(pool, n)
+    sizes = call["indices"].meta["val"].shape[-n:]
+    windows = [torch.arange(out)[:, None] // k == torch.arange(size) for out, k, size in
+               zip(call.shape[-n:], kernel, sizes, strict=True)]  # fmt: skip
+    centers = [(torch.arange(out, dtype=torch.float64) + 0.5) / k - 0.5 for out, k in
+               zip(call.shape[-n:], kernel, strict=True)]  # fmt: skip
+    return [(node, [Window(windows, centers, 0.0)]) for node in call.inputs], False
+
+
+def _pool_of(node):
+    """The window of the max pooling whose indices these are, where windows neither overlap nor leave gaps; else None."""
+    pool = node.args[0] if getattr(node.target, "__name__", "") == "getitem" else None
+    schema = getattr(getattr(pool, "target", None), "_schema", None)
+    if schema is None or not schema.name.startswith("aten::max_pool"):
+        return None
+    given = dict(zip([a.name for a in schema.arguments], pool.args, strict=False)) | dict(pool.kwargs)
+    kernel, stride = given["kernel_size"], given.get("stride") or given["kernel_size"]
+    plain = not any(_spread(given.get("padding", 0), 0)) and set(_spread(given.get("dilation", 1), 0)) == {1}
+    return kernel if list(stride) == list(kernel) and plain else None
 
 
 def _constant_pad(call):

@@ -70,15 +70,21 @@ def write_cards(protocol, root="."):
     Raises:
         ValueError, BadRecord: as :func:`card`.
     """
-    shared = _read(protocol, list(VARIANTS), root)
+    every = cards(protocol, root)
     folder = Path(root) / "results" / protocol / "cards"
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.md"):
-        if path.stem not in shared.answers:
+        if path.stem not in every:
             path.unlink()
-    for variant in shared.answers:
-        write_text(folder / f"{variant}.md", _text(variant, shared))
+    for variant, text in every.items():
+        write_text(folder / f"{variant}.md", text)
     return folder
+
+
+def cards(protocol, root="."):
+    """``{network: text of its card}`` of all networks with a finished run, by name; errors as :func:`card`."""
+    shared = _read(protocol, list(VARIANTS), root)
+    return {variant: _text(variant, shared) for variant in sorted(shared.answers)}
 
 
 def _read(protocol, variants, root, needed=None):

@@ -242,14 +242,17 @@ def summary(protocol, root="."):
     return "\n".join(lines)
 
 
-def write_claims(protocol, root="."):
-    """Write ``claims.csv`` (a line per part, with the claim's verdict) into ``results/<protocol>/tables``; returns its
-    path, or None for data of one's own, on which the thesis says nothing."""
+def write_claims(protocol, root=".", home=None):
+    """Write ``claims.csv`` (a line per part, with the claim's verdict) beside the tables, as :func:`words.write_tables`.
+
+    Returns:
+        Its path, or None for data of one's own, on which the thesis says nothing.
+    """
     if not results.has_thesis_numbers(results.settings_of(protocol, root)):
         return None
     found = parts(protocol, root)
     verdicts = evaluate(found).set_index("claim")
-    path = Path(root) / "results" / protocol / FILE
+    path = Path(home or Path(root) / "results" / protocol) / FILE
     rows = []
     for row in found.to_dict("records"):
         about = verdicts.loc[row["claim"]]

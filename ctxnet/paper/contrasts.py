@@ -12,17 +12,15 @@ make one verdict in five a false one. Replicates beyond the planned ones do not 
 import datetime
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import yaml
 from scipy import stats
 
-from ctxnet.naming import require_known
+from ctxnet import settings
 
 LEVEL = 0.05
 KINDS = ("greater", "equivalent")
-_KEYS = {"text", "protocol", "kind", "cells", "replicates", "margin", "written"}
+_RANGES = {"replicates": "[3, 100000]", "margin": "[0, 100]"}  # two leave nothing to judge scatter by
 
 
 @dataclass(frozen=True)
@@ -92,34 +90,23 @@ def load_hypotheses(path):
     Raises:
         ValueError: in one line that names file, hypothesis and key.
     """
-    content = yaml.safe_load(Path(path).read_text("utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a mapping of names to hypotheses was expected")
-    return [_hypothesis(path, name, entry) for name, entry in content.items()]
+    return [_hypothesis(f"{path}: {name}", name, entry) for name, entry in settings.read_yaml(path).items()]
 
 
-def _hypothesis(path, name, entry):
-    where = f"{path}: {name}"
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}: has no body")
-    for key in entry:
-        try:
-            require_known("key", key, _KEYS)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-    for key in sorted(_KEYS - {"margin"} - entry.keys()):
-        raise ValueError(f"{where}: missing key {key!r}")
-    made = Hypothesis(name=str(name), **entry)
-    require_known(f"kind of {where}", made.kind, KINDS)
-    weights = list(made.cells.values()) if isinstance(made.cells, dict) else []
-    if not weights or abs(sum(weights)) > 1e-9 or abs(sum(w for w in weights if w > 0) - 1) > 1e-9:
+def _hypothesis(where, name, entry):
+    entry = {"name": name, **settings.group(entry, where)}
+    made = settings.typed(Hypothesis, entry, where=where, ranges=_RANGES, choices={"kind": KINDS})
+    for text in (made.protocol, *settings.group(made.cells, f"{where}.cells")):  # they become folders
+        if not settings.PROTOCOL.fullmatch(text):
+            raise ValueError(f"{where}: {text!r} is no name of a protocol or row: letters, digits, '_' and '-' only")
+    weights = list(made.cells.values())
+    for row, weight in made.cells.items():
+        if type(weight) not in (int, float):
+            raise ValueError(f"{where}.cells.{row}={weight!r} must be of type float")
+    if not weights or not (abs(sum(weights)) <= 1e-9 and abs(sum(w for w in weights if w > 0) - 1) <= 1e-9):
         raise ValueError(f"{where}: weights of cells must add up to 0 and the positive ones to 1, not {made.cells}")
-    if made.replicates < 3:
-        raise ValueError(f"{where}: replicates={made.replicates} leaves nothing to judge scatter by; nearest valid value: 3")
     if (made.kind == "equivalent") != (made.margin > 0):
         raise ValueError(f"{where}: a margin above 0 belongs to kind 'equivalent' and to no other, not {made.margin:g}")
-    if not isinstance(made.written, datetime.date):
-        raise ValueError(f"{where}: written={made.written!r} is no date such as 2026-11-26")
     return made
 
 

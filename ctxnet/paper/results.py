@@ -300,10 +300,12 @@ def read_answers(protocol, variants, records, root="."):
         try:
             images, right = statistics.right_answers(frames)
         except ValueError as error:
-            raise BadRecord(f"{variant}, protocol {protocol}: {error}") from None
+            folder = run_folder(protocol, variant, runs["seed"].iloc[0], root).parent
+            raise BadRecord(f"{folder.as_posix()}: {error}") from None
         for seed, top1, share in zip(runs["seed"], runs["top1"], right.mean(1), strict=True):
             if abs(top1 - share) > 1e-6:
-                raise BadRecord(f"{variant} seed {seed}: its predictions give {share:.4f}, record.json says {top1:.4f}")
+                folder = run_folder(protocol, variant, seed, root).as_posix()
+                raise BadRecord(f"{folder}: its predictions give {share:.4f}, record.json says {top1:.4f}")
         rows[variant] = images, right
     return rows
 

@@ -122,7 +122,10 @@ def _interval(line):
 
 def table(number, protocol, root="."):
     """:func:`results.table`, with own recipes, as a :class:`Table`; without a row in this protocol it has no lines."""
-    frame = results.with_own_recipes(number, protocol, root)
+    return _table(number, protocol, results.with_own_recipes(number, protocol, root))
+
+
+def _table(number, protocol, frame):
     if frame.empty:
         return Table([], [], caption=f"Protocol `{protocol}` has no row of its own that another table does not show."
                      if number == results.OWN else f"Protocol `{protocol}` has no row of Table {number}.")  # fmt: skip
@@ -207,14 +210,18 @@ def legend(frame):
     return " ".join(text)
 
 
-def write_tables(protocol, root="."):
-    """Write ``table_4_1.csv`` and ``.md`` … into ``results/<protocol>/tables``; returns the folder."""
-    folder = Path(root) / "results" / protocol / "tables"
+def write_tables(protocol, root=".", home=None):
+    """Write ``table_4_1.csv`` and ``.md`` … into ``tables`` in the folder ``home``; returns that.
+
+    ``home`` is ``results/<protocol>`` unless given.
+    """
+    folder = Path(home or Path(root) / "results" / protocol) / "tables"
     for number in results.tables_shown(protocol, root):
-        lines = results.with_own_recipes(number, protocol, root).to_dict("records")
+        frame = results.with_own_recipes(number, protocol, root)
+        lines = frame.to_dict("records")
         values = [["" if unknown(line[key]) else line[key] for key in results.COLUMNS] for line in lines]
         write_csv(folder / f"{_stem(number)}.csv", results.COLUMNS, values)
-        write_text(folder / f"{_stem(number)}.md", table(number, protocol, root).markdown())
+        write_text(folder / f"{_stem(number)}.md", _table(number, protocol, frame).markdown())
     return folder
 
 
@@ -243,7 +250,10 @@ def write_overview(path, protocol, root="."):
     Raises:
         ValueError: if the file has no place for the table, or a protocol of which minutes are told has no records.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_bytes().decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8; save the file in that encoding") from None
     before, start, rest = text.partition("<!-- table: rows -->\n")
     _, end, after = rest.partition("<!-- end -->")
     if not end:

@@ -15,6 +15,7 @@ and ``a=b``), and the executed notebook keeps nothing that differs between equal
 
 import ast
 import contextlib
+import hashlib
 import os
 import re
 import signal
@@ -31,6 +32,7 @@ TYPES = {kind.__name__: kind for kind in (str, bool, int, float, list, tuple, di
 _USAGE = "usage: python -m ctxnet.pipeline.notebook NOTEBOOK [--output FILE] [--PARAMETER VALUE ...]"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_SEAL, _UNSEALED = re.compile(r'"sha256": "([0-9a-f]{64})"'), f'"sha256": "{"0" * 64}"'  # quotes in cells are escaped
 # Before it becomes a kernel, the process asks to be killed with its parent (elsewhere than on Linux ipykernel
 # polls for that) and imports tqdm, which outside of IPython decides for text: widgets could not be streamed.
 _KERNEL = """
@@ -160,13 +162,43 @@ def run_notebook(notebook, parameters=None, output=None, root="."):
             remove_partials(output.parent)
         node, died = _execute(path, values, root)
         if output:
-            import nbformat
-
-            write_text(output, nbformat.writes(_without_traces(node)) + "\n")
+            write_executed(output, _without_traces(node))
     problem = died or _first_error(node)
     if problem:
         more = f" (traceback: {output})" if output else ""
         raise NotebookError(f"{notebook}, {problem}{more}")
+
+
+def write_executed(path, node):
+    """Write an executed notebook with the SHA-256 of its own text, which reads as zeros for that; with equal bytes for
+    equal notebooks."""
+    import nbformat
+
+    node.metadata["sha256"] = "0" * 64
+    text = nbformat.writes(node) + "\n"
+    write_text(path, text.replace(_UNSEALED, f'"sha256": "{_digest(text)}"'))
+
+
+def read_executed(path):
+    """What :func:`write_executed` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: in one line with the path, if a single bit of it differs.
+    """
+    import nbformat
+
+    data = Path(path).read_bytes()
+    with contextlib.suppress(UnicodeDecodeError):
+        text = data.decode()
+        said = _SEAL.findall(text)
+        if len(said) == 1 and _digest(_SEAL.sub(_UNSEALED, text)) == said[0]:
+            return nbformat.reads(text, as_version=4)
+    raise ValueError(f"{path}: damaged, or not executed by `ctxnet site` or a stage; move it away and run the same command")
+
+
+def _digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _execute(path, values, root):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ctxnet.files import write_csv, write_json, write_sealed
 from ctxnet.naming import require_known
-from ctxnet.pipeline.notebook import command, run_notebook
+from ctxnet.pipeline.notebook import command, read_executed, run_notebook
 
 
 def data(protocol, root="."):
@@ -67,7 +67,7 @@ def report(protocol, root="."):
 def site(protocol, out="site", root=".", *, pdf=False):
     """Build the pages of a protocol's results; returns the path of its first page.
 
-    Chapters are executed if they have not been since the notebooks, the code or the records changed.
+    Chapters are executed if they have not been since the notebooks, the code or the records changed, or are damaged.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: as :func:`ctxnet.paper.book.build_site`.
@@ -81,9 +81,16 @@ def site(protocol, out="site", root=".", *, pdf=False):
     newest = max((path.stat().st_mtime for path in sources), default=0)
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
         output = root / "results" / protocol / "notebook" / chapter.name
-        if not output.exists() or output.stat().st_mtime < max(newest, chapter.stat().st_mtime):
+        if not _is_executed(output) or output.stat().st_mtime < max(newest, chapter.stat().st_mtime):
             _execute(chapter, protocol, root, save=False)
     return build_site(protocol, root / out, root, pdf=pdf)
+
+
+def _is_executed(path):
+    try:
+        return bool(read_executed(path))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _execute(chapter, protocol, root, *, save):

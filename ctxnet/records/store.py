@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,16 @@ import numpy as np
 from ..files import read_sealed, renew, sha256, stable_hash, write_bytes, write_sealed
 from .key import changes
 from .maps import read_profile
+from .shapes import misshapen
 
 PREDICTIONS, HISTORY, CONTEXT = "predictions.bin", "history.csv", "context.npz"
 
 
 class DamagedRecord(ValueError):
-    """A record, or a file that it vouches for, is not as it was written."""
+    """A record, or a file that it vouches for, is not as it was written, or says what cannot be."""
 
-    def __init__(self, path, folder):
-        super().__init__(f"{path}: damaged or missing (digest differs); {renew(folder)}")
+    def __init__(self, path, folder, reason="digest differs"):
+        super().__init__(f"{path}: damaged or missing ({reason}); {renew(folder)}")
 
 
 def protocol_folder(protocol, root="."):
@@ -79,6 +81,8 @@ def read_record(folder):
         beside = path.parent / name
         if Path(name).name != name or not beside.is_file() or sha256(beside) != expected:
             raise DamagedRecord(beside, folder)
+    if reason := misshapen(record):
+        raise DamagedRecord(path, folder, reason)
     _provenance(folder, record)
     return record
 
@@ -87,11 +91,14 @@ def _provenance(folder, record):
     path = Path(folder) / "provenance.json"
     try:
         provenance = read_sealed(path)
-        if provenance["record"] == stable_hash(record):
-            return provenance
+        whole = provenance["record"] == stable_hash(record)
     except (ValueError, KeyError, TypeError, FileNotFoundError):
-        pass
-    raise DamagedRecord(path, folder)
+        whole = False
+    if not whole:
+        raise DamagedRecord(path, folder)
+    if reason := misshapen(provenance):
+        raise DamagedRecord(path, folder, reason)
+    return provenance
 
 
 def records_of(protocol, root="."):
@@ -197,7 +204,8 @@ def read_predictions(folder):
     """
     record, folder = _present(folder), Path(folder)
     ids, labels = _images(folder, str(record.get("images")))
-    data = zlib.decompressobj().decompress((folder / PREDICTIONS).read_bytes(), 2 * len(ids) + 1)
+    with _named(folder / PREDICTIONS, folder):
+        data = zlib.decompressobj().decompress((folder / PREDICTIONS).read_bytes(), 2 * len(ids) + 1)
     kind = {len(ids): "u1", 2 * len(ids): "<u2"}.get(len(data))
     if kind is None:
         raise DamagedRecord(folder / PREDICTIONS, folder)
@@ -218,16 +226,27 @@ def _images(folder, digest):
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != digest:
         raise DamagedRecord(path, path)
-    _, *rows = csv.reader(io.StringIO(data.decode()))
-    return [row[0] for row in rows], np.array([int(row[1]) for row in rows], dtype=np.int64)
+    with _named(path, path):
+        _, *rows = csv.reader(io.StringIO(data.decode()))
+        return [row[0] for row in rows], np.array([int(row[1]) for row in rows], dtype=np.int64)
+
+
+@contextmanager
+def _named(path, folder):
+    """What a file with the right digest cannot be read as: somebody wrote it so."""
+    try:
+        yield
+    except (ValueError, IndexError, OverflowError, csv.Error, zlib.error) as error:
+        raise DamagedRecord(path, folder, " ".join(str(error).split())) from None
 
 
 def read_history(folder):
     """One run's epochs: dict of column → list of floats, NaN where a cell is empty; errors as :func:`read_predictions`."""
     _present(folder)
-    with open(Path(folder) / HISTORY, newline="", encoding="utf-8") as handle:
+    path = Path(folder) / HISTORY
+    with _named(path, folder), open(path, newline="", encoding="utf-8") as handle:
         header, *rows = csv.reader(handle)
-    return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(header)}
+        return {name: [float(row[i] or "nan") for row in rows] for i, name in enumerate(header)}
 
 
 def read_context(folder):

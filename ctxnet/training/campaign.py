@@ -13,6 +13,7 @@ from ..locking import Busy
 from ..naming import require_known
 from ..records import changes, read_provenance, read_record, records_of, run_folder
 from ..tensors import load_tensors
+from .clock import deadline
 from .protocol import identity, load_params, rows_of, seeds_of
 from .run import require_device, run
 from .seeds import parse_seeds
@@ -81,12 +82,12 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
         RuntimeError: if the device is missing.
     """
     require_device(protocol)
-    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+    until = deadline(max_minutes)
     finished, failed = 0, {}
     for job in plan(protocol, root=root, rows=rows, seeds=seeds):
         if _finished(protocol, job.variant, job.seed, root, code=True):
             continue  # when the plan was made, or by another process since
-        left = None if deadline is None else (deadline - time.perf_counter()) / 60
+        left = None if until is None else (until - time.perf_counter()) / 60
         if left is not None and left < _epoch_minutes(job):
             print(f"{left:.1f} minutes left: not enough for an epoch of {job.variant}; the same command goes on from here")
             break
@@ -151,7 +152,7 @@ def _key(state):
 
 def _same(state, protocol, row, seed):
     """Whether something was made under these settings, on whatever data it names."""
-    return state["config"] == identity(protocol, row, seed, state["config"]["data"])
+    return state["config"] == identity(protocol, row, seed, state["config"].get("data"))
 
 
 def _costs(protocol, params, root):
@@ -177,7 +178,8 @@ def _costs(protocol, params, root):
 def _measured(root, protocol):
     """{row: seconds of its fastest finished run, the one least disturbed} from the provenance of a protocol's records."""
     seconds = {}
-    for folder, record in records_of(protocol, root):
-        row, spent = record["variant"], read_provenance(folder)["wall_seconds"]
-        seconds[row] = min(spent, seconds.get(row, spent))
+    for folder, _ in records_of(protocol, root):
+        row, spent = folder.parent.name, read_provenance(folder).get("wall_seconds")
+        if spent is not None:
+            seconds[row] = min(spent, seconds.get(row, spent))
     return seconds

@@ -1,5 +1,6 @@
 """Time that a run takes over all its pieces, and the load of the machine meanwhile."""
 
+import math
 import os
 import time
 
@@ -36,3 +37,16 @@ def _load():
         return round(os.getloadavg()[0], 2)
     except (AttributeError, OSError):
         return None
+
+
+def deadline(max_minutes):
+    """When so many minutes from now are over, on ``time.perf_counter``; None for None.
+
+    Raises:
+        ValueError: not a number, which would never be over.
+    """
+    if max_minutes is None:
+        return None
+    if math.isnan(max_minutes):
+        raise ValueError("max_minutes=nan is no time; nearest valid value: None")
+    return time.perf_counter() + 60 * max_minutes

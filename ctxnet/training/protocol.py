@@ -135,6 +135,7 @@ _RANGES = {
     "train_seed": f"[0, {2**31 - 1}]", "valid_seed": f"[0, {2**31 - 1}]",
 }  # fmt: skip
 _REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "measure", "lattice")
+_TAKEN = ("atlas", "measure", "lattice")  # folders of results that no protocol made
 _GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign")
 
 
@@ -153,7 +154,7 @@ class _Imagenette:
 
 
 def load_params(path="params.yaml"):
-    """All settings as a dict, every group checked. What a group takes over by a merge key of YAML (``<<: *small``) is in it.
+    """All settings as a dict, every group checked. A protocol holds what it takes over (``<<: *small``, ``extends: small``).
 
     Raises:
         FileNotFoundError, ValueError: one line that names the file and the key.
@@ -166,7 +167,12 @@ def load_params(path="params.yaml"):
     for name, values in groups.items():
         settings.group(values, f"{path}: protocols.{name}")
         if not settings.PROTOCOL.fullmatch(name):
-            raise ValueError(f"{path}: protocols.{name}: a protocol's name has letters, digits, '_' and '-' only")
+            raise ValueError(f"{path}: protocols.{name!r}: a protocol's name has letters, digits, '_' and '-', up to 64")
+        if name.lower() in _TAKEN or [other.lower() for other in groups].count(name.lower()) > 1:
+            raise ValueError(f"{path}: protocols.{name}: results/{name} belongs to others; give it another name")
+        if "name" in settings.group(groups[name], f"{path}: protocols.{name}"):
+            raise ValueError(f"{path}: protocols.{name}.name: the group's own name is the protocol's; take the key out")
+    params["protocols"] = {name: settings.extended(groups, name, f"{path}: protocols") for name in groups}
     protocols = [_protocol(name, params, path) for name in groups]
     for name in params:  # a folder of one's own as data set has a group of its own
         if name not in [protocol.dataset for protocol in protocols]:

@@ -30,7 +30,7 @@ from ..records import (
 )
 from ..tensors import load_tensors, save_tensors
 from .checkpoint import Checkpoints, load_checkpoint
-from .clock import Clock
+from .clock import Clock, deadline
 from .context import profile_images, shares, trained_profile
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
@@ -91,6 +91,7 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     from .trace import run_trace
 
     require_known("variant", variant, list_models())
+    deadline(max_minutes)  # refuses what is none
     root = Path(root)
     require_device(protocol)
     seed = parse_seeds(seed).label
@@ -198,10 +199,9 @@ def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress
     if progress and len(history) < protocol.epochs:
         bar = RunProgress(f"{variant} seed {seed}", total=sum(batches), done=sum(batches[: len(history)]))
         learner.add_cb(bar)
-    deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-    longest, checkpoints = 0.0, Checkpoints(checkpoint, learner)
+    until, longest, checkpoints = deadline(max_minutes), 0.0, Checkpoints(checkpoint, learner)
     for epoch in range(len(history), protocol.epochs):
-        if deadline and longest and time.perf_counter() + longest + checkpoints.cost > deadline:
+        if until and longest and time.perf_counter() + longest + checkpoints.cost > until:
             checkpoints.write()
             print(f"{folder}: paused after {epoch} of {protocol.epochs} epochs; the same command goes on from here")
             return None

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ctxnet.files import built_folder, write_bytes, write_text
-from ctxnet.paper import claims, results, words
+from ctxnet.paper import cards, claims, results, words
 from ctxnet.paper.book import chapters, made, search
 from ctxnet.paper.book.explorer import write_explorer
 from ctxnet.paper.book.pdf import NAME, find_browser, print_paper
@@ -31,7 +31,7 @@ def build_site(protocol, out, root=".", *, executed=None, pdf=False):
         Path of ``index.html``.
 
     Raises:
-        ValueError: unknown protocol, a folder that holds something else, or damaged records; in one line.
+        ValueError: unknown protocol, a folder that holds something else, damaged records or chapters; in one line.
         FileNotFoundError: no executed chapter, with the command that makes them; no browser for a PDF.
     """
     root, out = Path(root), Path(out)
@@ -70,13 +70,13 @@ class _Book:
     def write(self, pdf):
         for path in STATIC.iterdir():
             write_bytes(self.out / "static" / path.name, path.read_bytes())
-        for path in sorted((self.root / "results" / self.protocol / "tables").glob("*.csv")):
-            write_bytes(self.out / "tables" / path.name, path.read_bytes())
+        words.write_tables(self.protocol, self.root, self.out)
+        claims.write_claims(self.protocol, self.root, self.out)
         for path in sorted(self.executed.glob("*.ipynb")):
             write_bytes(self.out / "notebooks" / path.name, path.read_bytes())
-        cards = self._cards()
+        shown_cards = self._cards()
         pages = [self._chapter(number) for number in range(len(self.chapters))]
-        self._page("index.html", TITLE, pdf=NAME if pdf else "", **self._front(pages, cards))
+        self._page("index.html", TITLE, pdf=NAME if pdf else "", **self._front(pages, shown_cards))
         self._page("made.html", "How it was made", **made.everything(self.root))
         self._page("paper.html", TITLE, pages=pages, notes=self.notes, searched=False)
         shown = write_explorer(self.out, self.root, self.environment, self._common("explorer.html", "Explorer"))
@@ -143,9 +143,9 @@ class _Book:
         shown = {"source": f"figures/{stem}.{kind}", "alt": alt, "width": width, "height": height}
         return about | shown | {"files": files if number else []}
 
-    def _front(self, pages, cards):
+    def _front(self, pages, names):
         overview = chapters.markdown(words.overview(self.protocol, self.root))
-        for name in cards:
+        for name in names:
             overview = overview.replace(f"<code>{name}</code>", f'<a href="cards/{name}.html"><code>{name}</code></a>')
         intro = {page["name"]: _first_paragraph(page["blocks"]) for page in pages}
         return {
@@ -160,16 +160,14 @@ class _Book:
         }
 
     def _cards(self):
-        folder, names = self.root / "results" / self.protocol / "cards", []
-        for path in sorted(folder.glob("*.md")):
-            text = path.read_text(encoding="utf-8").split("\n---\n", 1)[-1]  # without the front matter
-            title = re.search(r"^# (.+)$", text, re.M)
+        every = cards.cards(self.protocol, self.root)
+        for name, text in every.items():
+            text = text.split("\n---\n", 1)[1]  # without the front matter
             self._page(
-                f"cards/{path.stem}.html", title[1] if title else path.stem, template="card.html",
-                body=chapters.markdown(text), links=self.origins.links([path.stem], notebook="", up="../"),
+                f"cards/{name}.html", re.search(r"^# (.+)$", text, re.M)[1], template="card.html",
+                body=chapters.markdown(text), links=self.origins.links([name], notebook="", up="../"),
             )  # fmt: skip
-            names.append(path.stem)
-        return names
+        return list(every)
 
 
 def _ticks(text):

@@ -11,10 +11,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nbformat
 from latex2mathml.converter import convert
 from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+from ctxnet.pipeline.notebook import read_executed
 
 
 class _Renderer(IPythonRenderer):
@@ -65,13 +66,10 @@ def read_chapter(path):
     """Read an executed notebook.
 
     Raises:
-        ValueError: in one line with the path, for a file that is no notebook or has no heading.
+        ValueError: in one line with the path, for a file that is not as :func:`run_notebook` wrote it or has no heading.
     """
     path = Path(path)
-    try:
-        notebook = nbformat.read(path, as_version=4)
-    except Exception as error:  # nbformat's errors are of many kinds
-        raise ValueError(f"{path}: not a notebook ({str(error).splitlines()[0]})") from None
+    notebook = read_executed(path)
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     heading = re.search(r"^# (.+)$", "\n".join(texts), re.M)
     if not heading:

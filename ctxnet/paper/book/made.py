@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
-import yaml
-
 from ctxnet import provenance
 from ctxnet.files import read_sealed
 from ctxnet.paper.results import load_provenance, load_records
 from ctxnet.records import read_provenance
+from ctxnet.settings import group, read_yaml
 
 PAGE = "made.html"
 # What a figure may rest on beside the runs of its protocol: stage, provenance of its records, and data with a place on PAGE.
@@ -28,9 +27,10 @@ def build_origin(root="."):
 
 def stages(root="."):
     """The stages of dvc.yaml: list of dicts with ``name``, ``about``, ``command``, ``deps``, ``params``, ``outs``."""
-    text = (Path(root) / "dvc.yaml").read_text(encoding="utf-8")
-    found = []
-    for name, stage in yaml.safe_load(text)["stages"].items():
+    path, found = Path(root) / "dvc.yaml", []
+    read, text = read_yaml(path), path.read_text(encoding="utf-8")
+    for name, stage in group(read.get("stages"), f"{path}: stages").items():
+        group(stage, f"{path}: stages.{name}")
         body = stage.get("do", stage)
         outs = body.get("outs", ())
         about = re.search(rf"^  {name}:[^#\n]*# (.+)$", text, re.M)

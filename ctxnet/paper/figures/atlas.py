@@ -71,13 +71,13 @@ def draw_network(name, root="."):
     title = f"{label}: {record['parameters'] / 1e6:.3g} M parameters, {_giga(record['multiply_adds'])} multiply-adds, "
     trained = "at initialisation" if record["weights"] == "initial" else f"weights: {record['weights']}"
     title += f"{record['size']} px, {trained}"
-    fig.suptitle(title, fontsize=min(8.5, 8.5 * 98 / len(title)))  # 98 letters fill the width
+    fig.suptitle(_no_formula(title), fontsize=min(8.5, 8.5 * 98 / len(title)))  # 98 letters fill the width
     return fig
 
 
 def _curve(ax, record, root):
     """Mean distance over the blocks as a share of the side, also of the network trained under ``small``."""
-    lines = [("full size, initial" if record["weights"] == "initial" else record["weights"], record["distance"],
+    lines = [("full size, initial" if record["weights"] == "initial" else _no_formula(record["weights"]), record["distance"],
               record["size"], style.BLUE, "o")]  # fmt: skip
     folder = run_folder("small", record["small"], root=root)
     if record["small"] and (folder / "record.json").exists():
@@ -239,7 +239,7 @@ def table(root=".", names=None):
         record = records[name]
         row = summary(record, name, root)
         first = record["distance"][0]
-        cells = [plain(row["label"]), row["family"] or OTHER, row["size_px"], f"{row['parameters'] / 1e6:.3g}"]
+        cells = [plain(row["label"]), plain(row["family"] or OTHER), row["size_px"], f"{row['parameters'] / 1e6:.3g}"]
         cells += [f"{row['multiply_adds'] / 1e9:.3g}", f"{row['whole_image_from_block']} of {row['blocks']}".lstrip(" ")]
         if row["whole_image_from_block"] == "":
             cells[-1] = f"none of {row['blocks']}"
@@ -286,7 +286,12 @@ def _small_png(fig):
 def _short(label):
     for long, short in _SHORT:
         label = label.replace(long, short)
-    return label
+    return _no_formula(label)
+
+
+def _no_formula(text):
+    """A name that somebody gave, for matplotlib, which sets what is between two dollars as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _percent(share):
