@@ -6,12 +6,13 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test site lab torture lock clean
+.PHONY: help setup repro test site dist lab torture lock clean
 
 help:
 	@echo "make repro     rebuild every table and figure on the quick protocol (PROTOCOL=small, thesis: the others)"
 	@echo "make test      lint, unit tests, the pipeline at toy size, every notebook"
 	@echo "make site      the paper as pages in site/, and as PDF: open site/index.html (a PDF takes a Chromium)"
+	@echo "make dist      what a release holds: wheel, site, archive, in dist/"
 	@echo "make lab       open the notebooks in JupyterLab"
 	@echo "make torture   the slow tests, with their counts; NETWORKS=20000: that many random networks in the measures' fuzzer"
 	@echo "make lock      enter code that computes what it did into dvc.lock"
@@ -35,6 +36,13 @@ test: setup
 site: setup
 	python -m ctxnet site
 
+# What a release holds: the wheel, the site, and the repository with its records as Zenodo keeps it.
+dist: site
+	rm -rf dist && mkdir dist
+	$(UV) build --quiet --wheel --out-dir dist
+	tar -czf dist/ctxnet-site.tar.gz site
+	git archive --format=zip --prefix=ctxnet/ -o dist/ctxnet-repository.zip HEAD
+
 lab: setup
 	jupyter lab
 
@@ -51,7 +59,7 @@ lock: setup
 
 clean:
 	rm -rf results/quick results/dvc/*/quick.* results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-*
-	rm -rf site dvc_plots .pytest_cache .ruff_cache .dvc/tmp .dvc/cache
+	rm -rf site dist build dvc_plots .pytest_cache .ruff_cache .dvc/tmp .dvc/cache
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 
 # For those without uv: environment.yml installs this list.

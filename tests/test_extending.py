@@ -87,7 +87,8 @@ def extended(tmp_path_factory):
     (root / "ctxnet/blocks/opposite.py").write_text(BLOCK.replace("RULE", RULE))
     insert(root / "ctxnet/models/variants.py", "VARIANTS = {", ROW)
     insert(root / "params.yaml", "protocols:", "")
-    (root / "params.yaml").write_text((root / "params.yaml").read_text().replace("\n  fast:\n", f"\n{PROTOCOL}  fast:\n", 1))
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(text.replace("\n  fast: &fast\n", f"\n{PROTOCOL}  fast: &fast\n", 1))
     insert(root / "params.yaml", "own_rows:", ROWS)
     nbformat.write(chapter(), root / "notebooks/C_birds.ipynb")
     code = (
@@ -130,7 +131,7 @@ def test_row_and_protocol_are_in_tables_cards_and_pages(extended):
     results = root / "results/mine"
     for path in (results / "tables/table_4_1.md", root / "site/index.html", root / "site/C_birds.html"):
         assert "the opposite place" in path.read_text() and "90.42" not in path.read_text(), path
-    assert "resnet50_opposite" in (results / "metrics.json").read_text()
+    assert "resnet50_opposite" in (root / "results/dvc/metrics/mine.json").read_text()
     assert "thesis %" not in (results / "tables/table_4_1.md").read_text()
     assert {path.stem for path in (results / "cards").iterdir()} == {"resnet50", "resnet50_opposite"}
     card = (results / "cards/resnet50_opposite.md").read_text()

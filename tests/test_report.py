@@ -19,7 +19,16 @@ from ctxnet.paper import claims, figures, results, words
 from ctxnet.paper.book import made
 from ctxnet.paper.figures import degradation
 from ctxnet.paper.figures.experiments import OTHERS
-from ctxnet.records import encode_csv, encode_predictions, encode_profile, write_images, write_record
+from ctxnet.records import (
+    encode_csv,
+    encode_predictions,
+    encode_profile,
+    read_provenance,
+    records_of,
+    run_folder,
+    write_images,
+    write_record,
+)
 
 REPO = Path(__file__).parents[1]
 ROWS = [name for name, row in VARIANTS.items() if row.tables or name == results.BASELINE]
@@ -511,4 +520,29 @@ def test_overview_replaces_only_what_stands_between_its_markers(tmp_path):
     assert text.count("`resnet50`") == 1 and "`vit_base_patch16_224`" in text
     page.write_text("nothing to replace")
     with pytest.raises(ValueError, match="page.md"):
+        words.write_overview(page, "small", tmp_path)
+
+
+def test_every_minute_in_the_readme_is_that_of_the_records(tmp_path):
+    text = (REPO / "README.md").read_text()
+    (tmp_path / "README.md").write_text(re.sub(r"(<!-- minutes: [\w-]+ -->)[^<]*", r"\g<1>?", text))
+    words.write_overview(tmp_path / "README.md", "small", REPO)
+    assert (tmp_path / "README.md").read_text() == text, "renew it: python -m ctxnet report --readme README.md …"
+    told = re.findall(r"<!-- minutes: ([\w-]+) -->([\d–]+)<!-- end -->", text)
+    assert [protocol for protocol, _ in told] == ["small", "small_adamw", "degradation"]
+    spent = [read_provenance(folder)["wall_seconds"] for folder, _ in records_of("small_adamw", REPO)]
+    assert float(dict(told)["small_adamw"]) == round(sum(spent) / 60)
+
+
+def test_minutes_are_of_seeds_that_every_row_has_and_never_averaged(tmp_path):
+    fabricate(tmp_path, ROWS[:2], seeds=(0, 1))
+    seconds = {(ROWS[0], 0): 60, (ROWS[1], 0): 120, (ROWS[0], 1): 600, (ROWS[1], 1): 30}
+    for (row, seed), spent in seconds.items():
+        rewrite(run_folder("small", row, seed, tmp_path), provenance={"wall_seconds": spent})
+    assert results.minutes("small", tmp_path) == {0: 3.0, 1: 10.5}
+    shutil.rmtree(run_folder("small", ROWS[1], 1, tmp_path))
+    assert results.minutes("small", tmp_path) == {0: 3.0}
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: rows -->\n<!-- end -->\n<!-- minutes: smal -->1<!-- end -->")
+    with pytest.raises(ValueError, match="smal: no seed"):
         words.write_overview(page, "small", tmp_path)

@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+from ctxnet.records import read_provenance
 from ctxnet.tensors import load_tensors
 from ctxnet.training import load_params, load_protocol, read_record, run
 from ctxnet.training.checkpoint import Checkpoints
@@ -90,6 +91,21 @@ def test_stopped_and_resumed_equals_straight(project, optimizer, workers):
     assert (folder(project, resumed) / "checkpoint.safetensors").exists()
     start(settings(project, resumed, **changes), project).join()
     assert contents(project, resumed) == contents(project, straight)
+
+
+def test_the_time_of_a_resumed_run_is_that_of_its_pieces(project):
+    """Waiting between the pieces is no time of the run, and nothing counts twice."""
+    protocol, begun, waited = settings(project, "timed", epochs=2, decay_epochs=[1]), time.perf_counter(), 0.0
+    start(protocol, project, max_minutes=1e-9).join()
+    _, state = load_tensors(folder(project, "timed") / "checkpoint.safetensors")
+    time.sleep(waited := time.perf_counter() - begun)
+    again = time.perf_counter()
+    start(protocol, project).join()
+    about = read_provenance(folder(project, "timed"))
+    assert state["seconds"] < about["training_seconds"] + 0.1 <= about["wall_seconds"] + 0.2
+    assert 0 < state["wall_seconds"] < about["wall_seconds"] < state["wall_seconds"] + time.perf_counter() - again
+    assert about["wall_seconds"] < time.perf_counter() - begun - waited
+    assert len(about["load"]) == 4  # at start and end of both pieces
 
 
 @pytest.fixture(scope="module")
