@@ -439,7 +439,7 @@ def judge(build):
             reach = Reach(model, [layer], size)
             grid = reach.grids[layer]
             sizes, first = positions_of(shape, n)
-            last = len(shape) == n + 2 and grid.layout == "NHWC"
+            last = len(shape) == n + 2 and grid.dims == tuple(range(1, n + 1))  # channels last
             if last:
                 sizes = shape[1:-1]
             position = tuple(s // 2 for s in sizes)

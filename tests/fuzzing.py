@@ -1036,6 +1036,10 @@ def judge(network, seed=0):
         return Verdict("unjudged", "two numbers could be channels and length, or rows and columns")
     if math.prod(network.map) <= 3 and any(part in text for text in network.texts for part in ("Norm", "var(", "std(")):
         return Verdict("unjudged", "statistics of two or three values do not change with all of them")
+    if any("F.unfold(" in text and "unsqueeze(2)" in text for text in network.texts):
+        return Verdict("unjudged", "columns of windows are the positions of a map, or one row that was repeated")
+    if any("cumsum" in text for text in network.texts) and any("softmax" in text for text in network.texts):
+        return Verdict("unjudged", "what is added to all scores alike does not change their softmax")
     if 1 in network.map and network.end in ("tokens", "rows", "class token"):
         return Verdict("unjudged", "which of the flattened dimensions had the size 1 makes no difference to the tokens")
     net = make(network)

@@ -729,6 +729,8 @@ def resize(call):
     node = call["self"] if "self" in call.args else call["input"]
     sizes, outs = tuple(node.meta["val"].shape[2:]), call.shape[2:]
     n = len(outs)
+    if call.name.endswith("_aa") and 1 in outs and max(outs) > 1:
+        raise unknown(call, "on a map one wide PyTorch's antialiasing reads the first rows everywhere")
     corners = bool(call.args.get("align_corners"))
     scale_names = [name for name in ("scales", "scales_d", "scales_h", "scales_w") if name in call.args]
     reaches, centers = [], []
