@@ -1032,12 +1032,20 @@ def off_centre(network, answers, positions, grid):
 
 def judge(network, seed=0):
     """Measure a network and ask the oracle."""
-    if len(network.size) == 2 and not any("Conv" in text or "conv" in text for text in network.texts):
+    if len(network.size) == 2 and not any("nn.Conv" in text for text in network.texts):
         return Verdict("unjudged", "two numbers could be channels and length, or rows and columns")
     if math.prod(network.map) <= 3 and any(part in text for text in network.texts for part in ("Norm", "var(", "std(")):
         return Verdict("unjudged", "statistics of two or three values do not change with all of them")
     if any("F.unfold(" in text and "unsqueeze(2)" in text for text in network.texts):
         return Verdict("unjudged", "columns of windows are the positions of a map, or one row that was repeated")
+    if any("expand(" in text for text in network.texts) and any("norm(" in t or "std(" in t for t in network.texts):
+        return Verdict("unjudged", "statistics of equal values are constants")
+    if any("rms_norm" in text for text in network.texts) and any("sigmoid" in text for text in network.texts):
+        return Verdict("unjudged", "a gate over all channels does not change their ratios")
+    if any("Recurrent(" in text for text in network.texts) and math.prod(network.map) > 40:
+        return Verdict("unjudged", "what came forty steps ago is below rounding")
+    if any("softmax" in text for text in network.texts) and any("F.pad(" in text for text in network.texts):
+        return Verdict("unjudged", "the softmax of a padded row or column is a constant")
     if any("cumsum" in text for text in network.texts) and any("softmax" in text for text in network.texts):
         return Verdict("unjudged", "what is added to all scores alike does not change their softmax")
     if 1 in network.map and network.end in ("tokens", "rows", "class token"):

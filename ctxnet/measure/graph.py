@@ -293,7 +293,7 @@ def _sizes(model, input_size):
         raise ValueError(
             f"input_size is {input_size!r}; expected (H, W) or (C, H, W) in positive pixels, (C, L) or (C, D, H, W)"
         )
-    first, kinds = image_dimensions(model), (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    first, kinds = image_dimensions(model), tuple(kind for pair in _CONVOLUTIONS.values() for kind in pair)
     channels = next((m.in_channels for m in model.modules() if isinstance(m, kinds)), None)
     if isinstance(input_size, int):
         size = size * (first or 2)
@@ -307,12 +307,14 @@ def _sizes(model, input_size):
 
 def image_dimensions(model):
     """Sizes that an image of the model's first convolution has, 1, 2 or 3; None without one."""
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return next((_dimensions(m) for m in unwrapped(model).modules() if isinstance(m, kinds)), None)
+    kinds = tuple(kind for pair in _CONVOLUTIONS.values() for kind in pair)
+    first = next((m for m in unwrapped(model).modules() if isinstance(m, kinds)), None)
+    return next((n for n, pair in _CONVOLUTIONS.items() if isinstance(first, pair)), None)
 
 
-def _dimensions(module):
-    return next(n for n, kind in ((1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)) if isinstance(module, kind))
+_CONVOLUTIONS = {
+    1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d),
+}  # fmt: skip
 
 
 @contextmanager

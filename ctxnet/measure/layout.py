@@ -12,7 +12,21 @@ from typing import NamedTuple
 
 import torch
 
-from ctxnet.measure.rules import Expand, Forget, Kernel, Linear, Mix, Move, Permute, Pick, Reshape, Whole, Window, mix
+from ctxnet.measure.rules import (
+    Expand,
+    Folded,
+    Forget,
+    Kernel,
+    Linear,
+    Mix,
+    Move,
+    Permute,
+    Pick,
+    Reshape,
+    Whole,
+    Window,
+    mix,
+)
 
 _LETTERS = {"D": -3, "H": -2, "W": -1}
 
@@ -45,7 +59,7 @@ def declared_labels(labels, steps, n):
 
     Such a call says which dimensions are the map, also of one that had lost its thread.
     """
-    windows = any(isinstance(step, (Window, Kernel)) for step in steps)
+    windows = any(isinstance(step, (Window, Kernel, Folded)) for step in steps)
     if len(labels) != n + 2 or not windows or any(isinstance(step, Permute) for step in steps):
         return labels
     named = {name for factors in labels for name, _ in factors}
@@ -284,14 +298,14 @@ def _by_places(shape, place, n):
     for d in free:
         rest = _reduced(place, [d])
         if rest.shape[d + 1] == shape[d] > 1:
-            index = _lattice(rest.flatten(1))
-            if index is not None:
-                return [d], list(range(n)), index
+            found = _lattice(rest.flatten(1))
+            if found is not None:
+                return [d], *found
     return None
 
 
 def _lattice(place):
-    """Numbers of the tokens that lie on a lattice, (rows, columns, …); None if there is no such lattice."""
+    """(axes, numbers) of the tokens that lie on a lattice, in the order of their flattening; None without such a lattice."""
     least = place[-1].min()
     if not torch.isfinite(least) or place.shape[1] < 2:
         return None
@@ -302,8 +316,11 @@ def _lattice(place):
             index[tuple(line for _, line in lines)] = tokens
             rows = torch.arange(len(tokens)).reshape(index.shape) + tokens.min()
             columns = (torch.arange(len(tokens)).reshape(index.shape[::-1]) + tokens.min()).permute(*range(index.ndim)[::-1])
-            if torch.equal(index, rows) or torch.equal(index, columns):  # row by row or column by column, and all in a row
-                return index
+            axes = list(range(index.ndim))
+            if torch.equal(index, rows):
+                return axes, index
+            if torch.equal(index, columns):  # a transposed map: its first dimension are the columns
+                return axes[::-1], index.permute(*axes[::-1])
     return None
 
 
@@ -326,9 +343,8 @@ def _by_layout(layer, shape, place, labels, n, layout):
             if sorted(name for name, _ in large if name is not None) == list(range(n)) and len(large) == n:
                 return _tokens(d, large, shape)
             line = _reduced(place, [d]).expand(-1, *[shape[d] if e == d else 1 for e in range(len(shape))])
-            index = _lattice(line.flatten(1))
-            index = torch.arange(shape[d]).reshape(*[1] * (n - 1), -1) if index is None else index
-            return [d], list(range(n)), index
+            found = _lattice(line.flatten(1)) or (list(range(n)), torch.arange(shape[d]).reshape(*[1] * (n - 1), -1))
+            return [d], *found
     for axis in range(n):
         if axis not in axes:
             axes.insert(min(axis, len(axes)), axis)

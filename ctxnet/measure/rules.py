@@ -378,6 +378,10 @@ class Linear:
         return compact(torch.stack([*position, torch.where(share.abs() > _NO_TAP, _JITTER, math.inf).double()]))
 
 
+class Folded(Linear):
+    """Linear, and the last two dimensions of its output are those of the image."""
+
+
 class Forget:
     """Nothing changes but that dimension ``dim`` of the result is another one than the input's (see ``layout``)."""
 
@@ -903,16 +907,28 @@ def unfolding(call):
     """Windows of (…, C, H, W) as columns: copies on the grid of the windows, whose two dimensions are then flattened."""
     node = call["self"]
     shape = tuple(node.meta["val"].shape)
-    kernel, dilation, padding, stride = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
-    grid = [
-        (shape[d - 2] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2)
-    ]  # fmt: skip
-    windows = (*call.shape[:-1], *grid)
+    windows = (*call.shape[:-1], *_grid_of_windows(call, shape[-2:]))
     move = Move(lambda ids: call.node.target(ids[0], *call.node.args[1:]).reshape(windows), 0, [shape], windows, keeps=True)
     return [(node, [move, Reshape(windows, call.shape)])], True
 
 
-@rule("col2im grid_sampler_2d grid_sampler_3d scatter_add index_add")
+@rule("col2im")
+def folding(call):
+    """Windows put back where they came from, added where they overlap."""
+    node = call["self"]
+    shape = tuple(node.meta["val"].shape)
+    windows = (*shape[:-1], *_grid_of_windows(call, call["output_size"]))
+    rest = call.node.args[1:]
+    step = Folded(lambda x: call.node.target(x.flatten(-2), *rest), windows, call.shape)
+    return [(node, [Reshape(shape, windows), step])], True
+
+
+def _grid_of_windows(call, sizes):
+    kernel, dilation, padding, stride = (call[name] for name in ("kernel_size", "dilation", "padding", "stride"))
+    return [(sizes[d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1) // stride[d] + 1 for d in range(2)]
+
+
+@rule("grid_sampler_2d grid_sampler_3d scatter_add index_add")
 def linear(call):
     """Sums of elements with constant coefficients: of windows that are put back, of samples at constant places."""
     deciding = [call.args.get(name) for name in ("index", "indices", "grid")]
