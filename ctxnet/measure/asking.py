@@ -1,5 +1,6 @@
 """What a model is called with and which of its results is meant, where one image in and one tensor out do not say it."""
 
+import copy
 import dataclasses
 from typing import NamedTuple
 
@@ -45,8 +46,7 @@ class Feed:
 
     def to(self, device, dtype):
         """A copy whose other tensors are on a device, in a precision if they are floating."""
-        made = Feed.__new__(Feed)
-        vars(made).update(vars(self))
+        made = copy.copy(self)
         made.leaves = [_moved(leaf, device, dtype) for leaf in self.leaves]
         made.image = self.image.to(device, dtype)
         return made

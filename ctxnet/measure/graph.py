@@ -293,8 +293,7 @@ def _sizes(model, input_size):
         raise ValueError(
             f"input_size is {input_size!r}; expected (H, W) or (C, H, W) in positive pixels, (C, L) or (C, D, H, W)"
         )
-    first, kinds = image_dimensions(model), tuple(kind for pair in _CONVOLUTIONS.values() for kind in pair)
-    channels = next((m.in_channels for m in model.modules() if isinstance(m, kinds)), None)
+    first, channels = image_dimensions(model), getattr(_first_convolution(model), "in_channels", None)
     if isinstance(input_size, int):
         size = size * (first or 2)
     dimensions = [n for n in dict.fromkeys([first, 2, 1, 3]) if n]
@@ -307,14 +306,13 @@ def _sizes(model, input_size):
 
 def image_dimensions(model):
     """Sizes that an image of the model's first convolution has, 1, 2 or 3; None without one."""
-    kinds = tuple(kind for pair in _CONVOLUTIONS.values() for kind in pair)
-    first = next((m for m in unwrapped(model).modules() if isinstance(m, kinds)), None)
-    return next((n for n, pair in _CONVOLUTIONS.items() if isinstance(first, pair)), None)
+    convolution = _first_convolution(unwrapped(model))
+    return None if convolution is None else len(convolution.kernel_size)
 
 
-_CONVOLUTIONS = {
-    1: (nn.Conv1d, nn.ConvTranspose1d), 2: (nn.Conv2d, nn.ConvTranspose2d), 3: (nn.Conv3d, nn.ConvTranspose3d),
-}  # fmt: skip
+def _first_convolution(model):
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    return next((module for module in model.modules() if isinstance(module, kinds)), None)
 
 
 @contextmanager

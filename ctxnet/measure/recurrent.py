@@ -40,9 +40,7 @@ def recurrence(call):
         return states, True
     time = 1 if call["first"] else 0
     steps = node.meta["val"].shape[time]
-    if call.index != 0:
-        return [(node, [Mix([time, 2]), Permute([0, 1, 2])]), *states], True
-    if call["both"] and call["layers"] > 1:
+    if call.index != 0 or (call["both"] and call["layers"] > 1):
         return [(node, [Mix([time, 2])]), *states], True
     past = torch.ones(steps, steps).tril().bool()
     order = [1 - time, 2, time]

@@ -74,19 +74,13 @@ _RELUS = {F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_, torch.Tensor.rel
 def _seen(conv, x):
     """Bool of the weight's shape: whether a tap reads a varying element at any position."""
     varies = (x != x[:1]).any(0, keepdim=True).float()
-    if conv.padding_mode != "zeros":
-        varies = nn.functional.pad(varies, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
-    padding = [0] * len(conv.kernel_size) if conv.padding_mode != "zeros" else conv.padding
-    if padding == "same":
-        left = conv._reversed_padding_repeated_twice
-        varies, padding = nn.functional.pad(varies, left), [0] * len(conv.kernel_size)
-    elif padding == "valid":
-        padding = [0] * len(conv.kernel_size)
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    varies, none = F.pad(varies, conv._reversed_padding_repeated_twice, mode=mode), [0] * len(conv.kernel_size)
     weight = torch.zeros(conv.weight.shape, device=x.device)
     kind = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[len(conv.kernel_size)]
-    output = kind(varies, weight, None, conv.stride, padding, conv.dilation, conv.groups)
+    output = kind(varies, weight, None, conv.stride, none, conv.dilation, conv.groups)
     _, gradient, _ = torch.ops.aten.convolution_backward(
-        torch.ones_like(output), varies, weight, None, conv.stride, list(padding), conv.dilation, False,
-        [0] * len(conv.kernel_size), conv.groups, [False, True, False],
+        torch.ones_like(output), varies, weight, None, conv.stride, none, conv.dilation, False,
+        none, conv.groups, [False, True, False],
     )  # fmt: skip
     return gradient > 0.5
