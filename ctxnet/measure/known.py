@@ -18,6 +18,17 @@ _COPYING = frozenset((
     "flip", "roll", "split", "chunk", "unbind", "repeat", "lift_fresh", "native_dropout", "dropout", "movedim",
     "split_with_sizes", "narrow", "view_copy", "masked_fill", "where", "tril", "triu", "broadcast_to", "constant_pad_nd",
 ))  # fmt: skip
+_KEEPING_ZERO = frozenset((
+    "div", "neg", "abs", "sqrt", "sin", "tan", "asinh", "atan", "tanh", "erf", "silu", "gelu", "mish", "elu", "celu", "selu",
+    "leaky_relu", "hardswish", "hardtanh", "rms_norm", "_fused_rms_norm",
+))  # fmt: skip
+
+_POSITIVE = frozenset((  # zero exactly where all that they read is zero
+    "sum", "mean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
+    "upsample_bilinear2d", "upsample_trilinear3d",
+))  # fmt: skip
+_SAMPLING = frozenset(("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "im2col", "col2im"))  # zero behind the border
 
 
 def known_values(trace, node):
@@ -37,6 +48,18 @@ def known_values(trace, node):
     if name in ("exp", "relu"):
         value = trace.known(node.args[0])
         return None if value is None else getattr(torch, name)(value)
+    if name in _KEEPING_ZERO:  # what is divided by, or normalised with, is anything but zero
+        return _zeros(trace.known(node.args[0]) == 0) if node.args[0] in trace.live and _has(trace, node.args[0]) else None
+    if name in ("convolution", "conv1d", "conv2d", "conv3d"):
+        return _convolved(trace, node)
+    if name in _POSITIVE and node.args[0] in trace.live and _has(trace, node.args[0]):
+        nonzero = (trace.known(node.args[0]) != 0).double()
+        return _zeros(node.target(nonzero, *node.args[1:]) == 0)
+    if name in _SAMPLING and all(argument not in trace.live for argument in node.args[1:]):
+        ones = torch.ones(tuple(node.args[0].meta["val"].shape))
+        return _zeros(node.target(ones, *(trace.value(a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:])) == 0)
+    if name in ("mm", "bmm", "matmul"):
+        return _matrix_product(trace, node)
     if name not in _COPYING:
         return None
     writes = name in ("masked_fill", "where", "tril", "triu", "constant_pad_nd")
@@ -66,6 +89,49 @@ def _copied(trace, node):
     if isinstance(made, torch.Tensor) and bool(made.isnan().all()):
         return None
     return made
+
+
+def _has(trace, node):
+    return isinstance(trace.known(node), torch.Tensor)
+
+
+def _zeros(where):
+    """Zero where a bool tensor is true, unknown elsewhere; None when it is true nowhere."""
+    return torch.full(where.shape, math.nan, dtype=torch.float64).masked_fill(where, 0.0) if bool(where.any()) else None
+
+
+def _convolved(trace, node):
+    """Zero where the windows of a convolution without bias hold nothing but padding and zeros that are known."""
+    names = [a.name for a in node.target._schema.arguments]
+    args = dict(zip(names, node.args, strict=False)) | node.kwargs
+    name = "input" if "input" in args else "self"
+    source, weight = args[name], args["weight"]
+    if args.get("bias") is not None or source not in trace.live or weight in trace.live:
+        return None
+    value, pattern = trace.known(source), trace.wired(weight)
+    if value is None and bool(pattern.all()):  # one channel tells
+        x, pattern = torch.ones(1, 1, *source.meta["val"].shape[2:]), pattern[:1, :1]
+        args["groups"] = 1
+    else:
+        x = torch.ones(tuple(source.meta["val"].shape)) if value is None else value != 0
+    shut = node.target(**args | {name: x.float(), "weight": pattern.float()}) == 0
+    return _zeros(shut.expand(tuple(node.meta["val"].shape)))
+
+
+def _matrix_product(trace, node):
+    """Zero where one factor's row, or the other's column, holds nothing but zeros that are known."""
+    patterns = []
+    for argument in node.args[:2]:
+        value = trace.known(argument) if argument in trace.live else None
+        constant = argument not in trace.live
+        patterns.append(trace.wired(argument) if constant else None if value is None else value != 0)
+    if all(pattern is None or bool(pattern.all()) for pattern in patterns):
+        return None
+    factors = [
+        torch.ones(tuple(argument.meta["val"].shape)) if pattern is None else pattern.float()
+        for argument, pattern in zip(node.args[:2], patterns, strict=True)
+    ]
+    return _zeros(node.target(*factors) == 0)
 
 
 def _softmax(value, dim):
@@ -100,7 +166,7 @@ def _product(trace, node):
     zero = torch.zeros(shape, dtype=torch.bool)
     for z in zeros:
         zero = zero | z
-    return torch.full(shape, math.nan, dtype=torch.float64).masked_fill(zero.expand(shape), 0.0)
+    return _zeros(zero.expand(shape))
 
 
 def _sum(trace, node, sign):

@@ -123,18 +123,18 @@ def _picked(labels, step):
         factors = tuple(f for f in labels[dim] if f[1] > 1) or labels[dim][:1]
         part = _Part(factors[0][0] if len(factors) == 1 else None, int(step.known.sum()))
         return labels[:dim] + [((part, count),)] + labels[dim + 1 :]
-    return labels[:dim] + [_resized(labels[dim], count)] + labels[dim + 1 :]
+    return labels[:dim] + [_resized(labels[dim], count, chosen=True)] + labels[dim + 1 :]
 
 
 def _size(factors):
     return math.prod(size for _, size in factors)
 
 
-def _resized(factors, size, mixed=False):
+def _resized(factors, size, mixed=False, chosen=False):
     factors = tuple(f for f in factors if f[1] > 1) or factors[:1]
     if mixed and len(factors) > 1 and any(name == "c" for name, _ in factors):
         return (("c", size),)  # a dense layer over features and rows together makes features
-    reduced = size == 1 < _size(factors)  # a mean is no longer a row of the image
+    reduced = size == 1 < _size(factors) and not chosen  # a mean is no longer a row of the image; one of its rows is
     return ((None if reduced else factors[0][0], size),) if len(factors) == 1 else ((None, size),)
 
 
@@ -192,7 +192,7 @@ def find_dims(layer, shape, place, labels, n, layout=None):
         return _by_layout(layer, shape, place, labels, n, layout)
     if shape and shape[0] > 1 and _folded(labels[0], place):
         raise _open(layer, shape, "holds several parts of one image in its batch dimension")
-    found = _by_labels(shape, labels, n, place) or _by_places(shape, place, n)
+    found = _by_labels(shape, labels, n, place) or _by_places(shape, labels, place, n)
     if found is None:
         raise _open(layer, shape, "is no map whose dimensions can be followed from the image")
     return found
@@ -225,6 +225,8 @@ def _by_labels(shape, labels, n, place):
             if names[0] in dims:
                 return None
             dims[names[0]] = d
+        elif len(names) > 1 and shape[d] > 1 and "c" not in names and set(names) & set(range(n)):
+            return None  # a row by a row, say, which are no tokens of a map
         elif None in names and shape[d] > 1 and len(names) > 1:
             mixed = True
     if mixed and len(dims) < n:  # what is unknown among these factors may be what is lacking
@@ -273,9 +275,13 @@ def _reduced(place, keep):
     return torch.cat([place[:-1].masked_fill(place[-1:] == math.inf, math.nan), place[-1:]])
 
 
-def _by_places(shape, place, n):
-    """The dimensions along which the elements' places change; None where there is no such choice, or more than one."""
-    free = [d for d in range(len(shape)) if d or shape[0] > 1]
+def _by_places(shape, labels, place, n):
+    """The dimensions along which the elements' places change; None where there is no such choice, or more than one.
+
+    One that holds the image's channels is none of them, wherever its elements come from.
+    """
+    channels = {d for d, factors in enumerate(labels) if shape[d] > 1 and any(name == "c" for name, _ in factors)}
+    free = [d for d in range(len(shape)) if (d or shape[0] > 1) and d not in channels]
     found = []
     for dims in itertools.permutations(free, n):
         rest = _reduced(place, dims)
@@ -309,7 +315,10 @@ def _lattice(place):
     least = place[-1].min()
     if not torch.isfinite(least) or place.shape[1] < 2:
         return None
-    for tokens in ((place[-1] <= least + 1e-6).nonzero()[:, 0], torch.isfinite(place[-1]).nonzero()[:, 0]):
+    every, cheapest = torch.isfinite(place[-1]).nonzero()[:, 0], (place[-1] <= least + 1e-6).nonzero()[:, 0]
+    for tokens in (cheapest, every):
+        if 3 * len(tokens) < 2 * len(every):
+            continue  # class tokens are few; what leaves more out is a part of the map
         lines = [torch.unique((at[tokens] * 1e3).round(), return_inverse=True) for at in place[:-1]]
         if math.prod(len(values) for values, _ in lines) == len(tokens) and all(len(values) > 1 for values, _ in lines):
             index = torch.full([len(values) for values, _ in lines], -1)
