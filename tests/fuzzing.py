@@ -996,13 +996,12 @@ class Verdict:
     why: str = ""
 
 
-def measured(network, net, seed):
-    """[(mask, exact), …] as the measure has it, its grid, and the places asked: their numbers and positions."""
+def measured(network, net, choose):
+    """[(mask, exact), …] as the measure has it at the positions that ``choose(grid)`` gives, and its grid."""
     layer = str(len(network.texts) - 1)
     reach = Reach(net, [layer], network.size)
     grid = reach.grids[layer]
-    numbers, positions = places(network, random.Random(seed), grid)
-    return [reach.masks({layer: grid.position(p)})[layer] for p in positions], grid, numbers, positions
+    return [reach.masks({layer: grid.position(p)})[layer] for p in choose(grid)], grid
 
 
 def places(network, r, grid):
@@ -1027,7 +1026,7 @@ def _as_stated(position, sizes, stated):
 
 
 def turned(network, grid):
-    """Whether channels and rows were exchanged by name, so that the map is what the measure states, not the last dimensions."""
+    """Whether channels and rows were exchanged: the map is then what the measure states, not the last dimensions."""
     exchanged = any("transpose(1, 2).reshape(len(x)" in text for text in network.texts)
     return exchanged and network.end != "pooled" and grid.index is None
 
@@ -1100,7 +1099,7 @@ def judge(network, seed=0):
     before = {k: v.clone() for k, v in net.state_dict().items()}
     noise = torch.get_rng_state()
     try:
-        answers, grid, numbers, positions = measured(network, net, seed)
+        answers, grid = measured(network, net, lambda grid: places(network, random.Random(seed), grid)[1])
     except (NotImplementedError, ValueError) as error:
         lines = str(error).splitlines()
         if len(lines) == 1 and len(lines[0]) < 500 and re.search(NAMED, lines[0]):
@@ -1108,6 +1107,7 @@ def judge(network, seed=0):
         return Verdict("wrong", f"{type(error).__name__} of {len(lines)} lines: {lines[0] if lines else ''}")
     except Exception as error:  # noqa: BLE001
         return Verdict("wrong", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}")
+    numbers, positions = places(network, random.Random(seed), grid)
     after = net.state_dict()
     if list(after) != list(before) or not all(torch.equal(after[k], v) for k, v in before.items()):
         return Verdict("wrong", "the state of the model changed")

@@ -90,7 +90,7 @@ def test_features_sit_in_the_middle_of_their_fields(seed):
     net = fuzzing.make(network)
     map = tuple(net(torch.zeros(1, *size)).shape[2:])
     at = tuple(n // 2 - r.randint(0, 1) for n in map)
-    answers, grid = fuzzing.measured(network, net, [at])
+    answers, grid = fuzzing.measured(network, net, lambda grid: [at])
     mask, exact = answers[0]
     for dim in range(2):
         line = mask.movedim(dim, 0).any(1).nonzero().flatten().tolist()
@@ -128,9 +128,9 @@ def test_the_judge_notices_too_much_too_little_and_a_changed_model(monkeypatch):
         monkeypatch.setattr(fuzzing, "measured", answers(change, exact))
         assert fuzzing.judge(network).kind == kind
 
-    def harmful(network, net, positions):
+    def harmful(network, net, choose):
         nn.init.zeros_(net[0].bias)
-        return right(network, net, positions)
+        return right(network, net, choose)
 
     monkeypatch.setattr(fuzzing, "measured", harmful)
     assert fuzzing.judge(network).why == "the state of the model changed"
@@ -139,8 +139,8 @@ def test_the_judge_notices_too_much_too_little_and_a_changed_model(monkeypatch):
 def test_a_failure_shrinks_to_what_fails(monkeypatch):
     right = fuzzing.measured
 
-    def measured(network, net, positions):
-        found, grid = right(network, net, positions)
+    def measured(network, net, choose):
+        found, grid = right(network, net, choose)
         flipped = any("flip" in text for text in network.texts)
         return [(mask if not flipped else ~mask, exact) for mask, exact in found], grid
 

@@ -18,10 +18,11 @@ _COPYING = frozenset((
     "flip", "roll", "split", "chunk", "unbind", "repeat", "lift_fresh", "native_dropout", "dropout", "movedim",
     "split_with_sizes", "narrow", "view_copy", "masked_fill", "where", "tril", "triu", "broadcast_to", "constant_pad_nd",
 ))  # fmt: skip
-_KEEPING_ZERO = frozenset((
-    "div", "neg", "abs", "sqrt", "sin", "tan", "asinh", "atan", "tanh", "erf", "silu", "gelu", "mish", "elu", "celu", "selu",
-    "leaky_relu", "hardswish", "hardtanh", "rms_norm", "_fused_rms_norm",
+_EVALUATED = frozenset((  # of what is unknown they make something unknown
+    "exp", "expm1", "log1p", "relu", "neg", "abs", "sqrt", "sin", "cos", "tan", "asinh", "atan", "tanh", "sigmoid", "erf",
+    "silu", "gelu", "mish", "elu", "celu", "selu", "softplus", "leaky_relu", "hardswish", "cumsum", "cumprod", "logcumsumexp",
 ))  # fmt: skip
+_KEEPING_ZERO = frozenset(("div", "rms_norm", "_fused_rms_norm"))
 
 _POSITIVE = frozenset((  # zero exactly where all that they read is zero
     "sum", "mean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d",
@@ -45,9 +46,11 @@ def known_values(trace, node):
         return _product(trace, node)
     if name in ("add", "sub") and node.kwargs.get("alpha", 1) == 1:
         return _sum(trace, node, -1 if name == "sub" else 1)
-    if name in ("exp", "relu"):
+    if name in _EVALUATED and node.args[0] in trace.live and _has(trace, node.args[0]):
         value = trace.known(node.args[0])
-        return None if value is None else getattr(torch, name)(value)
+        value = value if name == "relu" else value.masked_fill(value == FAINT, math.nan)  # the faint depends on the image
+        made = node.target(value, *node.args[1:])
+        return None if bool(made.isnan().all()) else made
     if name in _KEEPING_ZERO:  # what is divided by, or normalised with, is anything but zero
         return _zeros(trace.known(node.args[0]) == 0) if node.args[0] in trace.live and _has(trace, node.args[0]) else None
     if name in ("convolution", "conv1d", "conv2d", "conv3d"):
@@ -57,7 +60,8 @@ def known_values(trace, node):
         return _zeros(node.target(nonzero, *node.args[1:]) == 0)
     if name in _SAMPLING and all(argument not in trace.live for argument in node.args[1:]):
         ones = torch.ones(tuple(node.args[0].meta["val"].shape))
-        return _zeros(node.target(ones, *(trace.value(a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:])) == 0)
+        rest = [trace.value(a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]
+        return _zeros(node.target(ones, *rest) == 0)
     if name in ("mm", "bmm", "matmul"):
         return _matrix_product(trace, node)
     if name not in _COPYING:

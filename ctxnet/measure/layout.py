@@ -145,7 +145,7 @@ def _fitted(labels, shape, mixed=False):
 
 
 def _regrouped(labels, shape):
-    """Factors after a reshape: taken in order, a factor that is split becomes unknown unless its other part is 1."""
+    """Factors after a reshape: taken in order; one that is split becomes unknown unless its other part is 1, or channels."""
     waiting = [f for factors in labels for f in factors if f[1] > 1]
     ones = [f for factors in labels for f in factors if f[1] == 1]
     result = []
@@ -160,11 +160,22 @@ def _regrouped(labels, shape):
             part = size // product
             if whole % part:  # it does not come out even: nothing more is known
                 return [((None, s),) for s in shape]
-            taken.append((None, part))
-            waiting.insert(0, (None, whole // part))
+            name = "c" if name == "c" else None  # a part of the channels is channels
+            taken.append((name, part))
+            waiting.insert(0, (name, whole // part))
             product *= part
-        result.append(tuple(taken))
+        result.append(_merged(taken))
     return [f if f else _one(ones, d) for d, f in enumerate(result)]
+
+
+def _merged(factors):
+    """Neighbouring parts of the channels as one factor."""
+    result = []
+    for name, size in factors:
+        if name == "c" and result and result[-1][0] == "c":
+            size *= result.pop()[1]
+        result.append((name, size))
+    return tuple(result)
 
 
 def _one(ones, dim):
@@ -225,8 +236,8 @@ def _by_labels(shape, labels, n, place):
             if names[0] in dims:
                 return None
             dims[names[0]] = d
-        elif len(names) > 1 and shape[d] > 1 and "c" not in names and set(names) & set(range(n)):
-            return None  # a row by a row, say, which are no tokens of a map
+        elif len(names) > 1 and shape[d] > 1 and names[0] != "c" and set(names) & set(range(n)):
+            return None  # a row by a row, say, or rows that channels were shuffled into
         elif None in names and shape[d] > 1 and len(names) > 1:
             mixed = True
     if mixed and len(dims) < n:  # what is unknown among these factors may be what is lacking
@@ -278,9 +289,9 @@ def _reduced(place, keep):
 def _by_places(shape, labels, place, n):
     """The dimensions along which the elements' places change; None where there is no such choice, or more than one.
 
-    One that holds the image's channels is none of them, wherever its elements come from.
+    One that holds the image's channels first is none of them, wherever its elements come from.
     """
-    channels = {d for d, factors in enumerate(labels) if shape[d] > 1 and any(name == "c" for name, _ in factors)}
+    channels = {d for d, factors in enumerate(labels) if next((name for name, size in factors if size > 1), None) == "c"}
     free = [d for d in range(len(shape)) if (d or shape[0] > 1) and d not in channels]
     found = []
     for dims in itertools.permutations(free, n):
