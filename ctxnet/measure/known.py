@@ -20,7 +20,8 @@ _COPYING = frozenset((
 ))  # fmt: skip
 _EVALUATED = frozenset((  # of what is unknown they make something unknown
     "exp", "expm1", "log1p", "relu", "neg", "abs", "sqrt", "sin", "cos", "tan", "asinh", "atan", "tanh", "sigmoid", "erf",
-    "silu", "gelu", "mish", "elu", "celu", "selu", "softplus", "leaky_relu", "hardswish", "cumsum", "cumprod", "logcumsumexp",
+    "silu", "gelu", "mish", "elu", "celu", "selu", "softplus", "leaky_relu", "hardswish",
+    "cumsum", "cumprod", "logcumsumexp",
 ))  # fmt: skip
 _KEEPING_ZERO = frozenset(("div", "rms_norm", "_fused_rms_norm"))
 
