@@ -60,7 +60,7 @@ class Residual(nn.Module):
         y = self.branch(x)
         if self.how == "add":
             return x + 0.7 * y
-        return (x + 0.7) * y.sigmoid() if self.how == "gate" else torch.cat([x, y], 1)
+        return (x + 0.7) * (0.1 * y).sigmoid() if self.how == "gate" else torch.cat([x, y], 1)
 
 
 class Masked(nn.Module):
@@ -414,7 +414,7 @@ def norm(r, c, s):
         ln = f"F.layer_norm(x.permute({channels_last}), ({c},), w, b).permute({channels_first})"
         kinds += [f"Fn(lambda x, w, b: {ln}, w=torch.ones({c}), b=torch.zeros({c}))"] * 2
         kinds += [f"Fn(lambda x, w: {ln.replace('layer_norm', 'rms_norm').replace(', b)', ', 0.1)')}, w=torch.ones({c}))"]
-        kinds += ["Fn(lambda x: F.normalize(x, dim=1))", "nn.LocalResponseNorm(2)"]
+        kinds += ["Fn(lambda x: F.normalize(x + 0.2, dim=1))", "nn.LocalResponseNorm(2)"]
     return f"nn.Sequential({r.choice(kinds)}, nn.Softplus())" if kinds else None
 
 
@@ -445,7 +445,7 @@ def reduction(r, c, s):
         "min": f"-amax(-x, {d}, True)",
         "max": f"amax(x, {d}).unsqueeze({d})",
     }.get(name, f"x.{name}({dims}, keepdim=True)")
-    how = r.choice(["(x + 0.7) * {}.sigmoid()", "x + {}", "{}.expand(-1, *x.shape[1:])", "{}", "x / (2 + {}.abs())"])
+    how = r.choice(["(x + 0.7) * (0.1 * {}).sigmoid()", "x + {}", "{}.expand(-1, *x.shape[1:])", "{}", "x / (2 + {}.abs())"])
     return f"Fn(lambda x: {how.format(reduced)})"
 
 
@@ -765,7 +765,8 @@ def rarer(r, c, s):
             "nn.Softshrink(0.1)",
             f"Fn(lambda x, w: F.bilinear(x.movedim(1, -1), x.movedim(1, -1), w).movedim(-1, 1), "
             f"w=rand({seed}, 2, {c}, {c}))",
-            "Fn(lambda x: torch.linalg.matrix_norm(x, dim=(-2, -1), keepdim=True).sigmoid() * (x + 0.7))" if n > 1 else None,
+            "Fn(lambda x: torch.linalg.matrix_norm(x, dim=(-2, -1), keepdim=True).mul(0.1).sigmoid() * (x + 0.7))"
+            if n > 1 else None,  # fmt: skip
             f"Fn(lambda x: x.std({n + 1}, keepdim=True) + x)" if last > 2 else None,
             "Fn(lambda x: torch.atan2(x + 0.7, x.roll(1, -1)))",
             "Fn(lambda x: torch.nan_to_num(x))",
@@ -927,7 +928,7 @@ def read(network, y, dims=None):
     if isinstance(y, (tuple, dict)):
         y = y[0] if isinstance(y, tuple) else y["out"]
     if dims is not None:
-        y = y.movedim(dims, tuple(range(1, len(dims) + 1))).flatten(len(dims) + 1)
+        y = y.movedim(dims, tuple(range(1, len(dims) + 1)))[..., None].flatten(len(dims) + 1)
         return y.flatten(1, -2) if dims else y[:, None]
     if network.end in ("map", "tuple", "dict", "rows"):
         return y.flatten(2).transpose(1, 2)

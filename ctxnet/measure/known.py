@@ -30,6 +30,9 @@ _POSITIVE = frozenset((  # zero exactly where all that they read is zero
     "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
     "upsample_bilinear2d", "upsample_trilinear3d",
 ))  # fmt: skip
+_MAXIMA = frozenset((  # likewise, with the places beside it
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+))  # fmt: skip
 _SAMPLING = frozenset(("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "im2col", "col2im"))  # zero behind the border
 
 
@@ -59,6 +62,8 @@ def known_values(trace, node):
     if name in _POSITIVE and node.args[0] in trace.live and _has(trace, node.args[0]):
         nonzero = (trace.known(node.args[0]) != 0).double()
         return _zeros(node.target(nonzero, *node.args[1:]) == 0)
+    if name in _MAXIMA and node.args[0] in trace.live and _has(trace, node.args[0]):
+        return _zeros(node.target((trace.known(node.args[0]) != 0).double(), *node.args[1:])[0] == 0), None
     if name in _SAMPLING and all(argument not in trace.live for argument in node.args[1:]):
         ones = torch.ones(tuple(node.args[0].meta["val"].shape))
         rest = [trace.value(a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]

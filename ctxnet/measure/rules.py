@@ -1063,6 +1063,9 @@ class _Padded(Pick):
     def forward(self, place):
         if place.shape[self.dim] == 1:
             return place
+        steps = place[:-1].diff(dim=self.dim)
+        if bool((steps.amin(self.dim) < -1e-6).logical_and(steps.amax(self.dim) > 1e-6).any()):
+            return super().forward(place)  # tokens of a flattened map: what is put in front of them sits nowhere
         at = torch.arange(self.out, dtype=torch.float64) - self.left
         order = place.movedim(self.dim, -1)
         window = Window([torch.ones(self.out, self.size)], [at], 0.0)
