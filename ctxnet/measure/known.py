@@ -31,7 +31,8 @@ _POSITIVE = frozenset((  # zero exactly where all that they read is zero
     "upsample_bilinear2d", "upsample_trilinear3d",
 ))  # fmt: skip
 _MAXIMA = frozenset((  # likewise, with the places beside it
-    "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
 ))  # fmt: skip
 _SAMPLING = frozenset(("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "im2col", "col2im"))  # zero behind the border
 
