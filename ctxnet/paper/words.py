@@ -106,6 +106,11 @@ def setting_text(value):
     return f"{value:g}" if isinstance(value, float) else plain(value) if value != "" else "–"
 
 
+def versions(origin):
+    """The versions that a provenance names, in one line."""
+    return ", ".join(f"{name} {version}" for name, version in sorted((origin.get("versions") or {}).items()) if version)
+
+
 def dataset(settings):
     """The data set's name; of a path its last part, which says enough and names no machine."""
     return settings.dataset if settings.dataset in DATASETS else Path(settings.dataset).name

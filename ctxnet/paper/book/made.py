@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ctxnet import provenance
 from ctxnet.files import read_sealed
+from ctxnet.paper import words
 from ctxnet.paper.results import load_provenance, load_records
 from ctxnet.records import read_provenance
 from ctxnet.settings import group, read_yaml
@@ -74,7 +75,7 @@ def sources(protocols, root="."):
             entry["what"][kind] = entry["what"].get(kind, 0) + 1
             entry["dirty"] |= bool(about.get("dirty"))
             entry["machines"].add(f"{about.get('device')}, {about.get('cores')} cores")
-            entry["versions"].add(", ".join(f"{k} {v}" for k, v in sorted((about.get("versions") or {}).items()) if v))
+            entry["versions"].add(words.versions(about))
             entry["minutes"] += (about.get("wall_seconds") or 0) / 60
     for entry in found.values():
         entry["subject"] = provenance.subject(entry["commit"], root) or ""
