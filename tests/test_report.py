@@ -382,8 +382,8 @@ def test_every_claim_is_open_with_one_seed_or_none(full, empty):
         found = verdicts(root)
         assert (found["verdict"] == "open").all() and found["p"].isna().all()
         assert found["reason"].str.startswith("too few seeds").all()
-        header, rows = claims.cells("small", root)
-        assert len(rows) == len(claims.CLAIMS) and all(len(row) == len(header) for row in rows)
+        shown = claims.table("small", root)
+        assert len(shown.rows) == len(claims.CLAIMS) and all(len(row) == len(shown.header) for row in shown.rows)
     assert set(claims.parts("small", full)["reading"]) == {"too few seeds"}
     thesis = claims.parts("small", empty).drop_duplicates(["a", "b"])
     clear = thesis[thesis["thesis"].abs() > thesis["thesis_noise"]]

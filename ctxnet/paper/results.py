@@ -192,12 +192,8 @@ def _checked(folder, record, protocol):
     for key, value, expected in zip(("protocol", "variant", "seed"), said, place, strict=True):
         if value != expected:
             raise BadRecord(f"{name}: {key} is {value!r}, its folder says {expected!r}")
-    for key in ["top1", "top1_best"]:
-        value = record[key]
-        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
-            raise BadRecord(f"{name}: {key} must be a share in 0…1, not {value!r}")
-    for key in ["n", "epochs", "parameters"]:
-        if not isinstance(record[key], int) or record[key] < 1:
+    for key in ["n", "epochs", "parameters"]:  # whole numbers from 0 and shares in 0…1, says the store
+        if record[key] < 1:
             raise BadRecord(f"{name}: {key} must be a positive integer, not {record[key]!r}")
     return {key: record[key] for key in RECORD_COLUMNS}
 

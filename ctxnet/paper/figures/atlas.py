@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ctxnet.atlas.records import FOLDER, command, read_record, read_records, summary
@@ -89,7 +90,7 @@ def _curve(ax, record, root):
         ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, markersize=size, linewidth=1.1, label=label)
     ax.set(xlabel="block", ylabel="mean distance, % of side")
     ax.set_ylim(0, max(52, ax.get_ylim()[1]))  # the same for all networks, and with room for the legend
-    ax.xaxis.set_major_locator(plots.MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
     ax.tick_params(labelsize=7)
     ax.xaxis.label.set_size(7.5)
     ax.yaxis.label.set_size(7.5)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ctxnet.atlas import multiply_adds
 from ctxnet.atlas.small import trace_shapes
 from ctxnet.blocks.encoding import relative_encoding
 from ctxnet.models.resnet import STAGES, ResNet
@@ -53,13 +54,9 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
         the four stages), ``blocks`` (list of four: kernels and channels of one block, how many),
         ``mult_adds`` (multiply-adds of one image) and ``parameters`` (classifier included).
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     rows = []
     for depth in STAGES:
         model = _meta(ResNet, depth, num_classes=num_classes).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.zeros(1, *input_shape, device="meta"))
         shapes = trace_shapes(model, input_shape)
         blocks = []
         for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
@@ -72,7 +69,7 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
                 "stem": (model.conv1.kernel_size[0], model.conv1.out_channels, model.conv1.stride[0]),
                 "sizes": [shapes[n][1][-1] for n in names],
                 "blocks": blocks,
-                "mult_adds": counter.get_total_flops() // 2,
+                "mult_adds": multiply_adds(model, torch.zeros(1, *input_shape, device="meta")),
                 "parameters": sum(p.numel() for p in model.parameters()),
             }
         )
