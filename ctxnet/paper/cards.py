@@ -17,7 +17,6 @@ import yaml
 from ctxnet.files import stable_hash, write_text
 from ctxnet.measure.summary import rf_side
 from ctxnet.models.variants import VARIANTS
-from ctxnet.naming import require_known
 from ctxnet.paper import results, statistics, words
 from ctxnet.paper.results import (
     BASELINE,
@@ -42,7 +41,7 @@ class Shared:
         settings: :class:`ctxnet.training.Protocol`.
         records: as :func:`ctxnet.paper.results.load_records` gives them.
         answers: as :func:`ctxnet.paper.results.read_answers` gives them.
-        classes: number of classes; 0 where nothing has been trained.
+        classes: number of classes.
         root: the repository.
     """
 
@@ -62,23 +61,11 @@ class Shared:
         return {seed: load_provenance(self.settings.name, variant, seed, self.root) for seed in seeds}
 
 
-def card(protocol, variant, root="."):
-    """The card of one network as text.
-
-    Raises:
-        ValueError: for an unknown protocol or network, or runs on other images than those of ResNet-50.
-        MissingRecord: the network has no finished run.
-        BadRecord: see :func:`ctxnet.paper.results.load_records`.
-    """
-    require_known("row", variant, VARIANTS)
-    return _text(variant, _read(protocol, [variant, BASELINE], root, needed=variant))
-
-
 def write_cards(protocol, root="."):
     """Write the card of every network with a finished run and remove those of the others; returns the folder.
 
     Raises:
-        ValueError, BadRecord: as :func:`card`.
+        ValueError, BadRecord: as :func:`cards`.
     """
     every = cards(protocol, root)
     folder = Path(root) / "results" / protocol / "cards"
@@ -92,22 +79,19 @@ def write_cards(protocol, root="."):
 
 
 def cards(protocol, root="."):
-    """``{network: text of its card}`` of all networks with a finished run, by name; errors as :func:`card`."""
-    shared = _read(protocol, list(VARIANTS), root)
-    return {variant: _text(variant, shared) for variant in sorted(shared.answers)}
+    """``{network: text of its card}`` of all networks with a finished run, by name.
 
-
-def _read(protocol, variants, root, needed=None):
-    root = Path(root)
-    settings = results.settings_of(protocol, root)
-    records = load_records(protocol, root)
-    if needed and needed not in set(records["variant"]):
-        raise MissingRecord(root / "results" / protocol / "runs" / needed, make_command(protocol, needed))
-    answers = results.read_answers(protocol, variants, records, root)
+    Raises:
+        ValueError: for an unknown protocol, or runs on other images than those of ResNet-50.
+        BadRecord: see :func:`ctxnet.paper.results.load_records`.
+    """
+    settings, records = results.settings_of(protocol, root), load_records(protocol, root)
     if records.empty:
-        return Shared(settings, records, answers, 0, root)
+        return {}
+    answers = results.read_answers(protocol, list(VARIANTS), records, root)
     labels = load_predictions(protocol, *records.loc[0, ["variant", "seed"]], root)["label"]
-    return Shared(settings, records, answers, labels.nunique(), root)
+    shared = Shared(settings, records, answers, labels.nunique(), Path(root))
+    return {variant: _text(variant, shared) for variant in sorted(answers)}
 
 
 def _text(variant, shared):

@@ -26,7 +26,7 @@ from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, words
 from ctxnet.paper.results import MissingRecord, load_initial, load_profile, load_records
 
-MARGIN = 0.5  # points of top-1; a gain below it is no help
+MARGIN = 0.5  # points of top-1; a smaller gain does not count as help
 FILE = "tables/claims.csv"
 OTHER_DATA = "These are other data than the thesis' own; its conclusions are not tested on them."
 EARLY = 3  # blocks from the input: ResNet-50's first stage

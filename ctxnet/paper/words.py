@@ -1,7 +1,7 @@
 """Numbers as text: the one type of table, and the sentences around the tables. Every number comes from :mod:`.results`.
 
-What a record, a setting or a name of somebody's folder says is data: it enters a text through :func:`plain`, which leaves
-it no meaning as Markdown or HTML.
+What a record, a setting or the name of a folder says is data: it enters a text through :func:`plain`, which strips it of any
+meaning as Markdown or HTML.
 """
 
 import dataclasses

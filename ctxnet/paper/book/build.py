@@ -18,11 +18,11 @@ MARK = "site.json"  # lists the files of a folder that this module made, and may
 
 
 def build_site(protocol, out, root=".", *, executed=None, pdf=False):
-    """Write the pages of one protocol's results into ``out``. They are built beside it and take its place when whole.
+    """Write the pages of one protocol's results into ``out``: built beside it, they replace it once they are complete.
 
     Args:
         protocol: a protocol with a report.
-        out: folder of the site; one that exists must be empty or an earlier site, whose own files are replaced.
+        out: folder of the site. If it exists, it must be empty or hold an earlier site, whose files are replaced.
         root: the repository.
         executed: folder of the executed chapters; None: ``results/<protocol>/notebook``.
         pdf: also print the paper, which takes a browser (see :mod:`ctxnet.paper.book.pdf`).

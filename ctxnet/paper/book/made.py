@@ -157,7 +157,7 @@ def everything(root="."):
 
 
 def short(commit):
-    """The first ten digits of a commit; what is none (a record may say anything) is shown as it is, in part."""
+    """The first ten digits of a commit; whatever else a record says in its place is shown in part."""
     return "outside a checkout" if not commit else str(commit)[:10]
 
 

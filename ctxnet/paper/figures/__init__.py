@@ -4,8 +4,8 @@
     def distances(protocol, root="."):
         return fig
 
-A function takes ``protocol`` and ``root`` if it needs them. Without a number a figure is no part of the registry; it is
-called by its name, and a text alternative may use its arguments: ``alt="{name}: …"``.
+A function takes ``protocol`` and ``root`` if it needs them. A figure without a number is not in the registry: it is called
+by its name, and its text alternative may use its arguments, as in ``alt="{name}: …"``.
 """
 
 import functools
@@ -29,7 +29,8 @@ class Figure:
     """What belongs to a figure beside its picture.
 
     Attributes:
-        draw: returns the figure. caption: of the picture; alt: for who cannot see it; both in Markdown's plain text.
+        draw: returns the figure.
+        caption, alt: below the picture, and in its place for readers who cannot see it; plain text with `code` marked.
         shows: rows whose networks, as the protocol at hand trained them, are in it.
         rests_on: further records in it: names of :data:`ctxnet.paper.book.made.RECORDS`.
         networks: which networks were drawn, in words; "": what ``shows`` and ``rests_on`` say.
@@ -107,7 +108,7 @@ def show(number, protocol="small", root=".", *, save=False):
 
     Raises:
         ValueError: for an unknown number, with the near ones.
-        BadRecord: for a record that cannot be right. A record that is missing is no error.
+        BadRecord: for a record that cannot be right. One that is missing is not an error: the figure says how to make it.
     """
     draw = FIGURES[number].draw if number in FIGURES else None
     if draw is None:
@@ -131,5 +132,5 @@ def one_file(drawn):
 
 
 def is_small_drawing(svg):
-    """Whether SVG does better than PNG: not where it holds pixels, or a great many lines."""
+    """Whether a drawing is better kept as SVG than as PNG: not if it holds pixels or a great many lines."""
     return 0 < len(svg) <= LARGEST_SVG and b"<image" not in svg

@@ -1,7 +1,7 @@
 """Chapter 2's experiment: plain nets against ResNets of 20 and 56 layers (He et al., 2016, "Deep Residual Learning", §4.2).
 
-The records are those of protocol ``degradation_full`` where there are any, else of ``degradation``; they are shown as they
-lie there.
+The records are those of protocol ``degradation_full`` where there are any, else of ``degradation``; they are shown
+unchanged.
 """
 
 import numpy as np
