@@ -47,7 +47,7 @@ def _times(shape):
 
 @functools.cache
 def resnet_table(input_shape=INPUT, num_classes=1000):
-    """The family of residual networks, measured on the networks themselves.
+    """The family of residual networks, read off the networks themselves.
 
     Returns:
         a tuple of dicts, one per depth: ``depth``, ``stem``, ``sizes`` (side of the map after conv1 and in
@@ -78,7 +78,7 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
 
 @figure(
     "2.1", networks="ResNet-18/34/50/101/152, 1000 classes",
-    caption="Configurations of the residual networks at 224 px, measured on the models: output sizes, blocks, "
+    caption="Configurations of the residual networks at 224 px, read off the models: output sizes, blocks, "
     "parameters with the 1000-way classifier, and multiply-adds of one image.",
     alt="A table with one column per network, ResNet-18, 34, 50, 101 and 152; ResNet-50 is highlighted.",
 )  # fmt: skip
