@@ -455,8 +455,8 @@ def test_every_figure_is_registered_once_with_its_facts():
         *(f"4.{i}" for i in range(1, 15)), "5.1", "A.1", *(f"B.{i}" for i in range(1, 5)),
     ]  # fmt: skip
     for about in known.values():
-        assert about.caption.endswith((".", ")")) and len(about.alt) > 30
-        assert set(about.shows) <= set(VARIANTS) and set(about.rests_on) <= set(made.RECORDS)
+        assert about.facts["caption"].endswith((".", ")")) and len(about.facts["alt"]) > 30
+        assert set(about.facts["shows"]) <= set(VARIANTS) and set(about.facts["rests_on"]) <= set(made.RECORDS)
 
 
 def test_a_figure_carries_its_facts_to_its_output(full):

@@ -103,7 +103,7 @@ def test_every_link_leads_somewhere_without_a_network(site):
 def test_a_chapter_shows_what_the_notebook_shows(site):
     page = (site / "04_experiments.html").read_text()
     assert page.count("<figure") == 3 and 'id="figure-4-1"' in page and "figures/figure_4_1.svg" in page
-    caption = figures.FIGURES["4.1"].caption
+    caption = figures.FIGURES["4.1"].facts["caption"]
     assert caption[:60] in page and "vgg16: on the left the mean distance" in page
     assert "<summary>Code: 2 checks passed</summary>" in page and "<summary>Parameters</summary>" in page
     assert (

@@ -12,8 +12,6 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ctxnet.files import write_bytes
@@ -24,28 +22,17 @@ LARGEST_SVG = 400_000  # bytes; a larger drawing, or one with pixels inside, is 
 FIGURES = {}
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What belongs to a figure beside its picture.
+def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
+    """Register a drawing function, and let what it returns carry its facts.
 
-    Attributes:
-        draw: returns the figure.
+    Args:
+        number: its place in the registry; "": none.
         caption, alt: below the picture, and in its place for readers who cannot see it; plain text with `code` marked.
         shows: rows whose networks, as the protocol at hand trained them, are in it.
         rests_on: further records in it: names of :data:`ctxnet.paper.book.made.RECORDS`.
         networks: which networks were drawn, in words; "": what ``shows`` and ``rests_on`` say.
     """
-
-    draw: Callable
-    caption: str
-    alt: str
-    shows: tuple = ()
-    rests_on: tuple = ()
-    networks: str = ""
-
-
-def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
-    """Register a drawing function under a number, and let what it returns carry its facts."""
+    facts = {"number": number, "caption": caption, "alt": alt, "shows": list(shows), "rests_on": list(rests_on)}
 
     def register(draw):
         @functools.wraps(draw)
@@ -54,25 +41,24 @@ def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
             fig = draw(*args, **kwargs)
             given = inspect.signature(draw).bind(*args, **kwargs)
             given.apply_defaults()
-            said = networks or _networks(about, given.arguments.get("protocol"), given.arguments.get("root", "."))
-            fig.facts = {
-                "number": number, "caption": caption, "alt": alt.format(**given.arguments) if not number else alt,
-                "shows": list(shows), "rests_on": list(rests_on), "networks": said,
+            fig.facts = facts | {
+                "alt": alt if number else alt.format(**given.arguments),
+                "networks": networks or _networks(facts, given.arguments.get("protocol"), given.arguments.get("root", ".")),
                 "points": [round(72 * float(side), 1) for side in fig.get_size_inches()],
-            }  # fmt: skip
+            }
             return fig
 
-        about = Figure(drawn, caption, alt, tuple(shows), tuple(rests_on), networks)
+        drawn.facts = facts
         if number:
-            FIGURES[number] = about
+            FIGURES[number] = drawn
         return drawn
 
     return register
 
 
-def _networks(about, protocol, root):
-    titles = [initial_title(root)] if "measure" in about.rests_on else []
-    return "; ".join(titles + ([trained_title(protocol, root)] if about.shows and protocol else []))
+def _networks(facts, protocol, root):
+    titles = [initial_title(root)] if "measure" in facts["rests_on"] else []
+    return "; ".join(titles + ([trained_title(protocol, root)] if facts["shows"] and protocol else []))
 
 
 def initial_title(root="."):
@@ -110,10 +96,9 @@ def show(number, protocol="small", root=".", *, save=False):
         ValueError: for an unknown number, with the near ones.
         BadRecord: for a record that cannot be right. One that is missing is not an error: the figure says how to make it.
     """
-    draw = FIGURES[number].draw if number in FIGURES else None
-    if draw is None:
-        known = known_figures()
-        draw = known[require_known("figure", number, known)].draw
+    if number not in FIGURES:
+        require_known("figure", number, known_figures())
+    draw = FIGURES[number]
     wanted = inspect.signature(draw).parameters
     drawn = draw(**{key: value for key, value in {"protocol": protocol, "root": root}.items() if key in wanted})
     if save:
