@@ -5,7 +5,8 @@
         return fig
 
 A function takes ``protocol`` and ``root`` if it needs them. A figure without a number is not in the registry: it is called
-by its name, and its text alternative may use its arguments, as in ``alt="{name}: …"``.
+by its name, and its text alternative may use its arguments, as in ``alt="{name}: …"``. If a record is missing without which
+nothing can be drawn (:class:`ctxnet.paper.results.MissingRecord`), the figure says how to make it.
 """
 
 import functools
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from ctxnet.files import write_bytes
 from ctxnet.naming import require_known
-from ctxnet.paper.figures.style import styled
+from ctxnet.paper.figures.style import missing_panel, new_figure, styled
+from ctxnet.paper.results import MissingRecord, natural
 
 LARGEST_SVG = 400_000  # bytes; a larger drawing, or one with pixels inside, is kept as PNG
 FIGURES = {}
@@ -38,7 +40,11 @@ def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
         @functools.wraps(draw)
         @styled
         def drawn(*args, **kwargs):
-            fig = draw(*args, **kwargs)
+            try:
+                fig = draw(*args, **kwargs)
+            except MissingRecord as missing:
+                fig = new_figure(height=2.0)
+                missing_panel(fig.subplots(), missing.command)
             given = inspect.signature(draw).bind(*args, **kwargs)
             given.apply_defaults()
             fig.facts = facts | {
@@ -81,7 +87,6 @@ def trained_title(protocol, root="."):
 def known_figures():
     """The registry with every figure of this package and of the schematics, in the order of their numbers."""
     from ctxnet.paper import figures, schematics
-    from ctxnet.paper.results import natural
 
     for package in (figures, schematics):
         for module in pkgutil.iter_modules(package.__path__):

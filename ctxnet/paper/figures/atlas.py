@@ -49,15 +49,11 @@ def load(name, root="."):
 def draw_network(name, root="."):
     """One network: how far each block looks, and what its four stages can see and do use.
 
-    Returns:
-        The figure. Without a record, one that says how to make it.
+    Raises:
+        MissingRecord: there is none; the figure then says how to make it.
     """
+    record, profile = load(name, root)
     fig = style.new_figure(height=2.0)
-    try:
-        record, profile = load(name, root)
-    except MissingRecord as missing:
-        style.missing_panel(fig.subplots(), missing.command)
-        return fig
     columns = len(profile.layers)
     left, *axes = fig.subplots(1, 1 + columns, width_ratios=[1.45] + [1] * columns)
     _curve(left, record, root)
@@ -109,14 +105,13 @@ def draw_overview(root="."):
     """All networks: parameters against the mean distance at the last block and, beside it, against the share of the
     image's pixels that hold 90 % of its effective receptive field.
 
-    Returns:
-        The figure. Without any record, one that says how to make them.
+    Raises:
+        MissingRecord: there is none at all; the figure then says how to make them.
     """
     records = read_records(root)
-    fig = style.new_figure(width=11, height=7.4)
     if not records:
-        style.missing_panel(fig.subplots(), command())
-        return fig
+        raise MissingRecord(Path(root) / FOLDER, command())
+    fig = style.new_figure(width=11, height=7.4)
     rows = [summary(record, name, root) for name, record in records.items()]
     families = [row["family"] or OTHER for row in rows]
     panels = [

@@ -9,8 +9,8 @@ from ctxnet.models.registry import create_model
 from ctxnet.models.resnet import ResNet
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.plots import CONTEXT_MAP
-from ctxnet.paper.figures.style import BLUE, GREY, VERMILION, missing_panel, new_figure
-from ctxnet.paper.results import MissingRecord, load_initial
+from ctxnet.paper.figures.style import BLUE, GREY, VERMILION, new_figure
+from ctxnet.paper.results import load_initial
 from ctxnet.paper.schematics.method import sources
 from ctxnet.paper.schematics.shapes import Drawing
 
@@ -132,12 +132,7 @@ def resnet50_profile(root=".", layer="layer2.3"):
 )  # fmt: skip
 def figure_1_3(root="."):
     """Receptive field and effective receptive field at the end of layer 2 of ResNet-50."""
-    try:
-        rf, erf, centre = resnet50_profile(root)
-    except MissingRecord as missing:
-        fig = new_figure(height=2.55)
-        missing_panel(fig.subplots(), missing.command)
-        return fig
+    rf, erf, centre = resnet50_profile(root)
     size = rf.shape[1]
     fig = new_figure(height=2.55)
     left, middle, right = fig.subplots(1, 3, width_ratios=[1, 1, 1.15])
