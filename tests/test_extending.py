@@ -114,7 +114,8 @@ def test_each_takes_the_lines_that_are_promised():
     assert len(ROW.splitlines()) == len(RULE.splitlines()) == 1 and len((PROTOCOL + ROWS).splitlines()) <= 5
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for what in ("| a context block | one file |", "| a row | one line |", "| a protocol | at most 5 lines |",
-                 "| a chapter | one notebook |", "| a rule for an operator | one call |"):  # fmt: skip
+                 "| a chapter | one notebook |", "| a rule for an operator | one call |",
+                 "| a figure | one function |"):  # fmt: skip
         assert what in text
 
 

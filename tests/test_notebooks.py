@@ -10,26 +10,13 @@ import pytest
 from ctxnet.pipeline.notebook import declared_parameters
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-CHAPTERS = [
-    "01_introduction",
-    "02_architectures",
-    "03_method",
-    "04_experiments",
-    "05_conclusion",
-    "A_atlas",
-    "B_erf_visualizations",
-]
-NOTEBOOKS = [*CHAPTERS, "runs/measure", "runs/train"]
+CHAPTERS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+NOTEBOOKS = [*CHAPTERS, *(f"runs/{path.stem}" for path in sorted(FOLDER.glob("runs/*.ipynb")))]
 
 
 @pytest.fixture(params=NOTEBOOKS)
 def path(request):
     return FOLDER / f"{request.param}.ipynb"
-
-
-def test_the_folder_holds_these_and_no_other():
-    found = {p.relative_to(FOLDER).with_suffix("").as_posix() for p in FOLDER.rglob("*.ipynb")}
-    assert {name for name in found if ".ipynb_checkpoints" not in name} == set(NOTEBOOKS)
 
 
 def test_valid_stripped_and_plain(path):
@@ -58,3 +45,16 @@ def test_parameters(path):
     assert declared.get("root", (str, "."))[0] is str
     if path.stem in CHAPTERS:
         assert declared["protocol"][0] is str and declared["save"] == (bool, False)
+
+
+def test_the_ten_terms_are_explained_where_readers_begin_and_used_in_text_and_code():
+    root = FOLDER.parent
+    (cell,) = [c for c in nbformat.read(FOLDER / "01_introduction.ipynb", 4).cells if c.source.startswith("## Ten terms")]
+    terms = re.findall(r"(?m)^- \*\*(.+?)\*\*: .{20}", cell.source)
+    assert len(terms) == 10
+    code = "".join(path.read_text() for path in (root / "ctxnet").rglob("*.py"))
+    text = "".join(c.source for path in FOLDER.glob("*.ipynb") for c in nbformat.read(path, 4).cells if c.id != cell.id)
+    for term in terms:
+        assert re.search(rf"\b{term}", code) and re.search(rf"\b{term}", text + (root / "README.md").read_text()), term
+    for guide in ("README.md", "CONTRIBUTING.md"):
+        assert re.search(r"ten\s+terms.*01_introduction\.ipynb", (root / guide).read_text(), re.I | re.S), guide

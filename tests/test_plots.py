@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ctxnet.measure import ContextProfile
-from ctxnet.paper.figures.plots import plot_context, plot_mean_distance, plot_summed
+from ctxnet.paper.figures.plots import plot_context, plot_summed
 
 
 def profile(layers=3, size=32, distance=(2.0, 5.0, 9.0)):
@@ -45,16 +45,6 @@ def test_context_by_number_and_field_alone():
     assert not plot_context(empty, 2).patches
 
 
-def test_mean_distances_of_several_networks():
-    ax = plot_mean_distance({"a": profile(), "b": profile(2, distance=(1.0, 4.0))})
-    first, second = ax.lines
-    assert first.get_xydata().tolist() == [[1, 2], [2, 5], [3, 9]] and len(second.get_xdata()) == 2
-    assert first.get_color() != second.get_color() and first.get_marker() != second.get_marker()
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
-    assert "px" in ax.get_ylabel()
-    ax.figure.canvas.draw()
-
-
 def test_summed():
     field = torch.rand(8, 8)
     shown = plot_summed(field / field.sum()).images[0].get_array()
@@ -68,5 +58,3 @@ def test_refusals():
         plot_context(profile(), 3)
     with pytest.raises(ValueError, match="unknown scale 'logarithmic'"):
         plot_context(profile(), 0, scale="logarithmic")
-    with pytest.raises(ValueError, match="profiles is empty"):
-        plot_mean_distance({})

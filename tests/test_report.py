@@ -382,8 +382,8 @@ def test_every_claim_is_open_with_one_seed_or_none(full, empty):
         found = verdicts(root)
         assert (found["verdict"] == "open").all() and found["p"].isna().all()
         assert found["reason"].str.startswith("too few seeds").all()
-        header, rows = claims.cells("small", root)
-        assert len(rows) == len(claims.CLAIMS) and all(len(row) == len(header) for row in rows)
+        shown = claims.table("small", root)
+        assert len(shown.rows) == len(claims.CLAIMS) and all(len(row) == len(shown.header) for row in shown.rows)
     assert set(claims.parts("small", full)["reading"]) == {"too few seeds"}
     thesis = claims.parts("small", empty).drop_duplicates(["a", "b"])
     clear = thesis[thesis["thesis"].abs() > thesis["thesis_noise"]]
@@ -455,8 +455,8 @@ def test_every_figure_is_registered_once_with_its_facts():
         *(f"4.{i}" for i in range(1, 15)), "5.1", "A.1", *(f"B.{i}" for i in range(1, 5)),
     ]  # fmt: skip
     for about in known.values():
-        assert about.caption.endswith((".", ")")) and len(about.alt) > 30
-        assert set(about.shows) <= set(VARIANTS) and set(about.rests_on) <= set(made.RECORDS)
+        assert about.facts["caption"].endswith((".", ")")) and len(about.facts["alt"]) > 30
+        assert set(about.facts["shows"]) <= set(VARIANTS) and set(about.facts["rests_on"]) <= set(made.RECORDS)
 
 
 def test_a_figure_carries_its_facts_to_its_output(full):

@@ -1,6 +1,7 @@
 """The static site: chapters become pages, every link leads somewhere, and a real browser finds nothing to complain about."""
 
 import base64
+import importlib
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from rewriting import rewrite
 from test_report import fabricate
 
 from ctxnet.paper import figures, words
-from ctxnet.paper.book import build_site, chapters, made, pdf, search
+from ctxnet.paper.book import build_site, chapters, made, pdf, reference, search
 from ctxnet.paper.figures.atlas import draw_network
 from ctxnet.pipeline.notebook import write_executed
 
@@ -102,7 +103,7 @@ def test_every_link_leads_somewhere_without_a_network(site):
 def test_a_chapter_shows_what_the_notebook_shows(site):
     page = (site / "04_experiments.html").read_text()
     assert page.count("<figure") == 3 and 'id="figure-4-1"' in page and "figures/figure_4_1.svg" in page
-    caption = figures.FIGURES["4.1"].caption
+    caption = figures.FIGURES["4.1"].facts["caption"]
     assert caption[:60] in page and "vgg16: on the left the mean distance" in page
     assert "<summary>Code: 2 checks passed</summary>" in page and "<summary>Parameters</summary>" in page
     assert (
@@ -153,6 +154,38 @@ def test_search_index_holds_each_section_once():
     found = search.sections("p.html", "T", page)
     assert [entry["page"] for entry in found][-1] == "p.html#b" and found[-1]["heading"] == "Two"
     assert found[-1]["text"] == "x < y"
+
+
+def test_the_reference_tells_of_every_public_name_and_the_search_finds_it(site):
+    index = (site / "static/index.js").read_text()
+    assert 'href="reference/ctxnet.html">Reference</a>' in (site / "index.html").read_text()
+    for package in reference.PACKAGES:
+        address, module = reference.address(package), importlib.import_module(package)
+        page = (site / address).read_text()
+        names = reference.public_names(module)
+        assert names and all(f'"page":"{address}#{name}"' in index for name in names)
+        for name in names:
+            part = page[page.index(f'<h2 id="{name}">') :].split("<h2", 2)[1]
+            assert f'<pre class="signature">{name}' in part
+            assert "<p>" in part or not callable(getattr(module, name)), f"{package}.{name} has no docstring"
+        text = re.sub(r"<(code|pre)\b.*?</\1>", "", page, flags=re.S)
+        assert not re.search(r":\w+:`|``| at 0x|<math", text), package
+
+
+def test_a_docstring_becomes_markdown():
+    text = reference.docstring(
+        """Does it, see :func:`ctxnet.models.create_model`; a < b, ``x < y``.
+
+        Args:
+            size: in
+                px.
+
+        Raises:
+            ValueError: never.
+        """
+    )
+    assert "see `ctxnet.models.create_model`; a &lt; b, `x < y`" in text
+    assert "**Args**\n\n\n- `size`: in\n  px." in text and "- `ValueError`: never." in text
 
 
 def test_every_formula_of_the_chapters_is_drawn(tmp_path):
@@ -277,7 +310,7 @@ def visit(browser, address, **context):
 @pytest.mark.parametrize("width, scheme", [(1200, "light"), (390, "dark")])
 def test_pages_load_in_silence_and_fit(browser, site, width, scheme):
     cards = sorted(site.glob("cards/*.html"))[:1]
-    for path in [*sorted(site.glob("*.html")), *cards]:
+    for path in [*sorted(site.glob("*.html")), *sorted(site.glob("reference/*.html")), *cards]:
         page, complaints = visit(browser, path.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme)
         page.wait_for_load_state("networkidle")
         assert complaints == [], path.name
@@ -319,7 +352,7 @@ CONTRAST = """() => {
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_both_themes(browser, site, scheme):
-    for name in ("index", "04_experiments", "made", "explorer"):
+    for name in ("index", "04_experiments", "made", "explorer", "reference/ctxnet.measure"):
         page, _ = visit(browser, (site / f"{name}.html").as_uri(), color_scheme=scheme)
         assert page.evaluate(CONTRAST) == [], name
         page.close()

@@ -1,4 +1,4 @@
-"""What the atlas measures of one network: cost, receptive field, effective receptive field, block by block."""
+"""What the atlas knows of one network: cost, receptive field and effective receptive field, block by block."""
 
 import math
 import time

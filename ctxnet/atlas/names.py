@@ -1,4 +1,4 @@
-"""From a name that somebody typed to a network: rows of the atlas, timm's, torchvision's, and models in files."""
+"""From a name on the command line to a network: rows of the atlas, timm's, torchvision's, and models in files."""
 
 import importlib.util
 import inspect
@@ -50,8 +50,8 @@ def find_row(name):
 def folder_name(name, weights=""):
     """The folder of a name's record: ``path/to/file.py:function`` becomes ``file.function-<digest>``; weights are appended.
 
-    The digest is of what the name says in full, so that no two of them share a folder: ``one/model.py:make`` and
-    ``two/model.py:make`` do not, nor do names that only differ in what a folder's name cannot hold. ``timm:`` and
+    The digest is of the full name, so that no two names share a folder: ``one/model.py:make`` and
+    ``two/model.py:make`` do not, nor do names that differ only in what the name of a folder cannot hold. ``timm:`` and
     ``torchvision:`` stay in it, with a dot.
     """
     said, short = f"{name}+{weights}" if weights else name, name

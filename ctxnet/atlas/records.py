@@ -47,20 +47,20 @@ def command(name=None):
 
 
 def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_size=None, images=IMAGES, progress=True):
-    """Measure networks into ``results/atlas``, those alone whose record does not already say it, and renew the tables.
+    """Measure networks into ``results/atlas``, but for those whose record is up to date, and renew the tables.
 
     Args:
         names: as :func:`ctxnet.atlas.find_row` takes them; none: every row of the table.
         root: folder that holds ``results``.
         weights: file of weights for the one network named.
-        pretrained: take the library's weights where they can be had; otherwise a note says so and fresh ones serve.
+        pretrained: take the library's weights if they can be had; otherwise a note says so and fresh weights are used.
         input_size: side of the input in pixels; None: each row's own.
         images: how many probe images.
         progress: show a bar over the rows with the time left.
 
     Returns:
-        ``(measured, kept, failed)``: folders that were measured now, folders whose record was there, and a dict from name
-        to one line for each row that could not be measured. One row's failure does not stop the others.
+        ``(measured, kept, failed)``: folders of the networks measured now, of those whose record was up to date, and a
+        dict from name to one line for each row that could not be measured. The failure of one does not stop the others.
 
     Raises:
         ValueError, FileNotFoundError: for a wrong name or file, before any work.
@@ -131,8 +131,8 @@ def measure_row(name, row, *, root=".", weights=None, pretrained=False, input_si
 
 
 def _trace(model, size):
-    """The trace of a network of any kind: its parameters, what it gives for one image, and what the measures give for a
-    small network. Weights are replaced, in a copy, by those that are the same on every processor."""
+    """The trace of any network: its parameters, its output for one image, and what the measures give for a small
+    network. A copy of it gets weights that are the same on every processor."""
     with undisturbed(), torch.no_grad():
         copied = copy.deepcopy(model).double().eval()
         refill(copied)
@@ -147,7 +147,7 @@ def _trace(model, size):
 
 @lru_cache
 def _reference():
-    """What the measures give for a small network with most that they have to deal with, once per process."""
+    """What the measures give for a small network that has most of what they deal with, once per process."""
     model = create_model("resnet50_perm1_attn", width=8, input_size=64, seed=SEED).double()
     refill(model)
     pixels, _ = probe.make_probe(2, image_size=64, seed=SEED)

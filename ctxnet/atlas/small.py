@@ -64,7 +64,7 @@ def measure_context(context="random sparse context (§3.1)", k=1, d=4, block="la
 
     Args:
         context: one of :data:`CONTEXTS`.
-        k, d: number of permutations or offsets; dilation or largest offset. Ignored where without meaning.
+        k, d: number of permutations or offsets; dilation or largest offset. Ignored where they have no meaning.
         block: ``layer1.0`` … ``layer4.2``.
         row, column: where the feature lies, as a share (0 … 1) of the map.
     """

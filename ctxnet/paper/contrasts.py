@@ -17,8 +17,8 @@ import numpy as np
 from scipy import stats
 
 from ctxnet import settings
+from ctxnet.paper.statistics import LEVEL, p_above, standard_error
 
-LEVEL = 0.05
 KINDS = ("greater", "equivalent")
 _RANGES = {"replicates": "[3, 100000]", "margin": "[0, 100]"}  # two leave nothing to judge scatter by
 
@@ -126,22 +126,14 @@ def contrast(hypothesis, values):
     if min(counts.values()) < planned:
         return Contrast(hypothesis, counts=counts)
     weights = hypothesis.cells
-    estimate = sum(weights[row] * cell.mean() for row, cell in cells.items())
-    parts = np.array([weights[row] ** 2 * cell.var(ddof=1) / planned for row, cell in cells.items()])
-    error = math.sqrt(parts.sum())
-    degrees = parts.sum() ** 2 / (parts**2 / (planned - 1)).sum() if error else math.inf
+    estimate = float(sum(weights[row] * cell.mean() for row, cell in cells.items()))
+    parts = [weights[row] ** 2 * cell.var(ddof=1) / planned for row, cell in cells.items()]
+    error, degrees = map(float, standard_error(parts, [planned] * len(parts)))
     half = stats.t.ppf(1 - LEVEL / 2, degrees) * error
-    p = _p_above(estimate, 0.0, error, degrees)
+    p = p_above(estimate, error, degrees)
     if hypothesis.kind == "equivalent":
-        margin = hypothesis.margin
-        p = max(_p_above(estimate, -margin, error, degrees), _p_above(-estimate, -margin, error, degrees))
-    return Contrast(hypothesis, float(estimate), float(estimate - half), float(estimate + half), error, degrees, p, counts)
-
-
-def _p_above(value, bound, error, degrees):
-    if not error:
-        return float(value <= bound)
-    return float(stats.t.sf((value - bound) / error, degrees))
+        p = max(p_above(side, error, degrees, -hypothesis.margin) for side in (estimate, -estimate))
+    return Contrast(hypothesis, estimate, float(estimate - half), float(estimate + half), error, degrees, float(p), counts)
 
 
 def variance_parts(grid):

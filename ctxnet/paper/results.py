@@ -1,9 +1,9 @@
 """Everything that the paper knows: the records of runs and measurements, and the numbers that follow from them.
 
-The first half is the one place where the paper reads results. Two things can be wrong with a result and each has one
-exception with a one-line message: it is not there (:class:`MissingRecord`, which knows the command that makes it) or it says
-something impossible (:class:`BadRecord`, which names the path). The second half makes frames of numbers of them: tables,
-comparisons, how far each row looks. Nothing here writes, draws or puts anything into words.
+The first half is the one place where the paper reads results. Two things can be wrong with a result, and each has an
+exception with a one-line message: it is not there (:class:`MissingRecord`, which knows the command that makes it), or it
+says something impossible (:class:`BadRecord`, which names the path). The second half turns them into frames of numbers:
+tables, comparisons, how far each row looks. Nothing here writes, draws or puts anything into words.
 """
 
 import functools
@@ -137,8 +137,8 @@ def load_predictions(protocol, variant, seed=0, root="."):
 def minutes(protocol, root="."):
     """What one seed of a protocol took: {seed: minutes, all pieces of all rows} for the seeds that every trained row has.
 
-    Minutes of the processes as their records tell them; runs side by side count each. Nothing is averaged, since the load of
-    the machine differed from seed to seed.
+    Minutes of processes, as their provenance states them; runs side by side each count in full. Nothing is averaged,
+    since the load on the machine differed from seed to seed.
     """
     spent = {}
     for folder, record in records_of(protocol, root):
@@ -192,12 +192,8 @@ def _checked(folder, record, protocol):
     for key, value, expected in zip(("protocol", "variant", "seed"), said, place, strict=True):
         if value != expected:
             raise BadRecord(f"{name}: {key} is {value!r}, its folder says {expected!r}")
-    for key in ["top1", "top1_best"]:
-        value = record[key]
-        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
-            raise BadRecord(f"{name}: {key} must be a share in 0…1, not {value!r}")
-    for key in ["n", "epochs", "parameters"]:
-        if not isinstance(record[key], int) or record[key] < 1:
+    for key in ["n", "epochs", "parameters"]:  # whole numbers from 0 and shares in 0…1, says the store
+        if record[key] < 1:
             raise BadRecord(f"{name}: {key} must be a positive integer, not {record[key]!r}")
     return {key: record[key] for key in RECORD_COLUMNS}
 
@@ -237,7 +233,7 @@ def natural(number):
 
 
 def has_thesis_numbers(settings):
-    """Whether the thesis' accuracies belong beside those of a protocol: not where it has data of its own."""
+    """Whether the thesis' accuracies belong beside those of a protocol, which they do not if it has data of its own."""
     return settings.dataset in ("imagenette", "probe")
 
 

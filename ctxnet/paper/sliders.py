@@ -1,7 +1,7 @@
 """Explorers for notebooks: move a control, see the receptive field and what is used of it.
 
 The networks of chapters 1 and 3 are small (64 px, a few channels, random weights): one change takes a second or two on
-one core. Each explorer has a drawing function of its own that works without widgets. Every row at full size, over a
+one core. Each explorer has its own drawing function, which works without widgets. Every row at full size, over a
 photograph, is in the explorer of the book.
 """
 
@@ -14,6 +14,8 @@ ALT = (
     "Receptive field and effective receptive field of one feature, twice: in linear and in logarithmic scale; a circle has "
     "the mean distance as its radius."
 )
+
+
 def _draw_profile(profile, title):
     """RF and ERF of a profile's last layer, in linear and in log scale; returns the Figure."""
     fig = new_figure(height=2.9)

@@ -23,6 +23,7 @@ A bootstrap over seeds has no place in the test: with three seeds it knows ten d
 a single row (:func:`row_interval`), with the correction for few seeds that it needs.
 """
 
+import bisect
 import math
 from dataclasses import dataclass
 
@@ -125,20 +126,41 @@ def image_variance(right_a, right_b):
     return np.maximum(0.0, total - _luck(right_a) - _luck(right_b)) / n
 
 
-def difference(right_a, right_b):
+def welch(values_a, values_b, variance_images=0.0, images=2):
     """Welch's t for A − B over seeds and images, for many experiments at once.
 
     Args:
-        right_a, right_b: bool (…, seeds, images), at least 2 seeds each, on the same images in the same order.
+        values_a, values_b: one number per seed, (…, seeds), at least 2 seeds each.
+        variance_images: what :func:`image_variance` gives, (…,); ``images``: how many there are.
 
     Returns:
-        dict of arrays (…,): ``difference`` and ``error`` (its standard error) as shares, ``degrees`` of freedom, ``p``
-        (two-sided), ``variance_a``, ``variance_b`` (over seeds), ``variance_images``.
+        dict of arrays (…,): ``difference`` and ``error`` (its standard error), ``degrees`` of freedom, ``p`` (two-sided).
     """
-    right_a, right_b = _checked(right_a), _checked(right_b)
-    if right_a.shape[-1] != right_b.shape[-1]:
-        raise ValueError(f"the rows were tested on {right_a.shape[-1]} and {right_b.shape[-1]} images, not on the same")
-    return _welch(right_a.mean(-1), right_b.mean(-1), image_variance(right_a, right_b), right_a.shape[-1])
+    values_a, values_b = np.asarray(values_a, dtype=float), np.asarray(values_b, dtype=float)
+    seeds = values_a.shape[-1], values_b.shape[-1]
+    parts = [values.var(-1, ddof=1) / count for values, count in zip((values_a, values_b), seeds, strict=True)]
+    delta = values_a.mean(-1) - values_b.mean(-1)
+    error, degrees = standard_error([*parts, variance_images], [*seeds, images])
+    return {"difference": delta, "error": error, "degrees": degrees, "p": 2 * p_above(abs(delta), error, degrees)}
+
+
+def standard_error(parts, counts):
+    """Standard error of a sum of independent means, and Satterthwaite's degrees of freedom.
+
+    Args:
+        parts: variances of the means; counts: how many values each was estimated from.
+    """
+    total = np.asarray(sum(parts), dtype=float)
+    square = sum(part**2 / (count - 1) for part, count in zip(parts, counts, strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(total), np.where(total > 0, np.divide(total**2, square), 1.0)
+
+
+def p_above(estimate, error, degrees, bound=0.0):
+    """One-sided p for "more than ``bound``"; without any scatter every difference is certain, and no difference is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        delta = np.subtract(estimate, bound)
+        return stats.t.sf(np.where(delta == 0, 0.0, np.divide(delta, error)), degrees)
 
 
 def holm(ps):
@@ -180,13 +202,8 @@ def seeds_needed(effect, variance_a, variance_b, variance_images=0.0):
     def enough(seeds):
         return power(effect, variance_a, variance_b, seeds, seeds, variance_images) >= POWER
 
-    if not enough(MOST_SEEDS):
-        return math.inf
-    low, high = MIN_SEEDS - 1, MOST_SEEDS  # enough(high) holds, low is too few
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    fewest = MIN_SEEDS + bisect.bisect_left(range(MIN_SEEDS, MOST_SEEDS + 1), True, key=enough)
+    return fewest if fewest <= MOST_SEEDS else math.inf
 
 
 @dataclass(frozen=True)
@@ -238,7 +255,7 @@ class Comparison:
         """One-sided p for "A − B is larger than ``bound``"; NaN if not testable."""
         if not self.testable:
             return math.nan
-        return float(stats.t.sf(_ratio(self.difference - bound, self.error), self.degrees))
+        return float(p_above(self.difference, self.error, self.degrees, bound))
 
     def verdict(self, p=None):
         """"better", "worse", "no difference shown" (of A) or "too few seeds: …"; ``p`` replaces the own one, e.g.
@@ -275,7 +292,7 @@ def compare_values(values_a, values_b, variance_images=0.0, images=2):
     rows["variance_images"] = variance_images
     if min(len(values_a), len(values_b)) < MIN_SEEDS:
         return Comparison(**rows)
-    found = {key: float(value) for key, value in _welch(values_a, values_b, variance_images, images).items()}
+    found = {key: float(value) for key, value in welch(values_a, values_b, variance_images, images).items()}
     half = stats.t.ppf(1 - LEVEL / 2, found["degrees"]) * found["error"]
     rows |= {"low": float(mean_a - mean_b - half), "high": float(mean_a - mean_b + half)}
     return Comparison(**rows, error=found["error"], degrees=found["degrees"], p=found["p"])
@@ -299,33 +316,6 @@ def _luck(right):
     return (within - right.mean(-1).var(-1, ddof=1)) / seeds
 
 
-def _welch(values_a, values_b, variance_images, images):
-    """Welch's t from one number per seed, (…, seeds), with the images' variance added."""
-    values_a, values_b = np.asarray(values_a, dtype=float), np.asarray(values_b, dtype=float)
-    seeds_a, seeds_b = values_a.shape[-1], values_b.shape[-1]
-    variance_a, variance_b = values_a.var(-1, ddof=1), values_b.var(-1, ddof=1)
-    delta = values_a.mean(-1) - values_b.mean(-1)
-    error, degrees = _error(variance_a / seeds_a, variance_b / seeds_b, seeds_a, seeds_b, variance_images, images)
-    found = {"difference": delta, "error": error, "degrees": degrees}
-    found["p"] = 2 * stats.t.sf(_ratio(abs(delta), error), degrees)
-    return found | {"variance_a": variance_a, "variance_b": variance_b, "variance_images": variance_images}
-
-
-def _error(part_a, part_b, seeds_a, seeds_b, variance_images, images=math.inf):
-    """Standard error of A − B and Satterthwaite's degrees of freedom; parts are variances of means."""
-    total = part_a + part_b + variance_images
-    square = part_a**2 / (seeds_a - 1) + part_b**2 / (seeds_b - 1) + variance_images**2 / (images - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = np.where(np.asarray(total) > 0, np.divide(total**2, square), 1.0)
-    return np.sqrt(total), degrees
-
-
-def _ratio(delta, error):
-    """delta / error, where no scatter at all makes any difference certain and none none."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(np.equal(delta, 0), 0.0, np.divide(delta, error))
-
-
 def _possible_scatter(variance_a, variance_b, seeds_a, seeds_b, variance_images, cells=60):
     """(true standard error of A − B, thresholds that |A − B| has to exceed, equally likely).
 
@@ -339,7 +329,7 @@ def _possible_scatter(variance_a, variance_b, seeds_a, seeds_b, variance_images,
         part * special.chdtri(seeds - 1, middles) / (seeds - 1)
         for part, seeds in zip(parts, (seeds_a, seeds_b), strict=True)
     )
-    error, degrees = _error(a[:, None], b[None], seeds_a, seeds_b, variance_images)
+    error, degrees = standard_error([a[:, None], b[None], variance_images], [seeds_a, seeds_b, math.inf])
     return math.sqrt(sum(parts) + variance_images), special.stdtrit(degrees, 1 - LEVEL / 2) * error
 
 

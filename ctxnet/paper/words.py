@@ -1,7 +1,7 @@
 """Numbers as text: the one type of table, and the sentences around the tables. Every number comes from :mod:`.results`.
 
-What a record, a setting or a name of somebody's folder says is data: it enters a text through :func:`plain`, which leaves
-it no meaning as Markdown or HTML.
+What a record, a setting or the name of a folder says is data: it enters a text through :func:`plain`, which strips it of any
+meaning as Markdown or HTML.
 """
 
 import dataclasses
@@ -104,6 +104,11 @@ def setting_text(value):
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "–"
     return f"{value:g}" if isinstance(value, float) else plain(value) if value != "" else "–"
+
+
+def versions(origin):
+    """The versions that a provenance names, in one line."""
+    return ", ".join(f"{name} {version}" for name, version in sorted((origin.get("versions") or {}).items()) if version)
 
 
 def dataset(settings):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctxnet.files import built_folder, write_bytes, write_text
 from ctxnet.paper import cards, claims, results, words
-from ctxnet.paper.book import chapters, made, search
+from ctxnet.paper.book import chapters, made, reference, search
 from ctxnet.paper.book.explorer import write_explorer
 from ctxnet.paper.book.pdf import NAME, find_browser, print_paper
 from ctxnet.paper.figures import is_small_drawing
@@ -18,11 +18,11 @@ MARK = "site.json"  # lists the files of a folder that this module made, and may
 
 
 def build_site(protocol, out, root=".", *, executed=None, pdf=False):
-    """Write the pages of one protocol's results into ``out``. They are built beside it and take its place when whole.
+    """Write the pages of one protocol's results into ``out``: built beside it, they replace it once they are complete.
 
     Args:
         protocol: a protocol with a report.
-        out: folder of the site; one that exists must be empty or an earlier site, whose own files are replaced.
+        out: folder of the site. If it exists, it must be empty or hold an earlier site, whose files are replaced.
         root: the repository.
         executed: folder of the executed chapters; None: ``results/<protocol>/notebook``.
         pdf: also print the paper, which takes a browser (see :mod:`ctxnet.paper.book.pdf`).
@@ -79,6 +79,7 @@ class _Book:
         self._page("index.html", TITLE, pdf=NAME if pdf else "", **self._front(pages, shown_cards))
         self._page("made.html", "How it was made", **made.everything(self.root))
         self._page("paper.html", TITLE, pages=pages, notes=self.notes, searched=False)
+        self._reference()
         shown = write_explorer(self.out, self.root, self.environment, self._common("explorer.html", "Explorer"))
         text = "Pick a network and a block, move the position over a photograph: receptive field, effective receptive field."
         entry = {"page": "explorer.html", "title": "Explorer", "heading": "Explorer", "text": f"{text} {' '.join(shown)}"}
@@ -89,7 +90,7 @@ class _Book:
         return {
             "site": TITLE, "title": title, "address": address, "up": up, "protocol": self.protocol,
             "commit": made.short(self.commit), "dirty": self.dirty,
-            "menu": [(f"{c.name}.html", c.title) for c in self.chapters],
+            "menu": [(f"{c.name}.html", c.title) for c in self.chapters], "reference": reference.address("ctxnet"),
         }  # fmt: skip
 
     def _page(self, address, title, *, template="", searched=True, **values):
@@ -158,6 +159,13 @@ class _Book:
             "runs": self.origins.runs,
             "atlas": next((f"{c.name}.html" for c in self.chapters if c.shows("number", "A.1")), ""),
         }
+
+    def _reference(self):
+        every = reference.packages()
+        names = [package["name"] for package in every]
+        for package in every:
+            where, title = reference.address(package["name"]), f"Reference: {package['name']}"
+            self._page(where, title, template="reference.html", package=package, packages=names)
 
     def _cards(self):
         every = cards.cards(self.protocol, self.root)

@@ -1,6 +1,6 @@
 """Executed notebooks as blocks of a page: text, tables and figures as they are, code folded away.
 
-What a figure or table is, the output itself says: its metadata hold the facts that :func:`ctxnet.paper.figures.figure` and
+The output itself says what a figure or table is: its metadata hold the facts that :func:`ctxnet.paper.figures.figure` and
 :class:`ctxnet.paper.words.Table` put there.
 """
 
@@ -91,7 +91,7 @@ def markdown(text):
 
 
 def _output(output):
-    """The block of one output of a cell; None for what readers need not see."""
+    """The block of one output of a cell; None for what is of no use to a reader."""
     data, facts = output.get("data", {}), output.get("metadata", {}).get("ctxnet", {})
     images = {"png": base64.b64decode(data.get("image/png", "")), "svg": data.get("image/svg+xml", "").encode()}
     images = {kind: image for kind, image in images.items() if image}
@@ -112,7 +112,7 @@ def _code(cell):
     shown = Highlight2HTML(pygments_lexer="python")(source)
     if "parameters" in tags or "injected-parameters" in tags:
         return Block("code", html=shown, summary="Parameters")
-    plain = re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M)  # IPython's own lines are no Python
+    plain = re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M)  # IPython's own lines are not Python
     try:
         checks = sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(plain)))
     except SyntaxError:

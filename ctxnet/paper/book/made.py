@@ -5,17 +5,19 @@ from pathlib import Path
 
 from ctxnet import provenance
 from ctxnet.files import read_sealed
+from ctxnet.paper import words
 from ctxnet.paper.results import load_provenance, load_records
 from ctxnet.records import read_provenance
 from ctxnet.settings import group, read_yaml
 
 PAGE = "made.html"
-# What a figure may rest on beside the runs of its protocol: stage, provenance of its records, and data with a place on PAGE.
+# What a figure may rest on beside the runs of its protocol: stage, what it makes (runs are counted by protocol), provenance
+# of its records, and data with a place on PAGE.
 RECORDS = {
-    "measure": ("measure", "results/measure/*/provenance.json", "probe-images"),
-    "atlas": ("atlas", "results/atlas/*/provenance.json", "probe-images"),
-    "lattice": ("lattice", "results/lattice/*/provenance.json", "photograph"),
-    "degradation": ("train_own", "results/degradation*/runs/*/seed*/provenance.json", ""),
+    "measure": ("measure", "full-size networks measured", "results/measure/*/provenance.json", "probe-images"),
+    "lattice": ("lattice", "networks measured from everywhere", "results/lattice/*/provenance.json", "photograph"),
+    "atlas": ("atlas", "networks of the atlas", "results/atlas/*/provenance.json", "probe-images"),
+    "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 
 
@@ -61,11 +63,7 @@ def sources(protocols, root="."):
     """
     root, found = Path(root), {}
     kinds = [(f"runs under {p}", f"results/{p}/runs/*/seed*/provenance.json") for p in protocols]
-    kinds += [
-        ("full-size networks measured", "results/measure/*/provenance.json"),
-        ("networks measured from everywhere", "results/lattice/*/provenance.json"),
-        ("networks of the atlas", "results/atlas/*/provenance.json"),
-    ]
+    kinds += [(what, pattern) for _, what, pattern, _ in RECORDS.values() if what]
     for kind, pattern in kinds:
         for path in sorted(root.glob(pattern)):
             about = read_provenance(path.parent)
@@ -74,7 +72,7 @@ def sources(protocols, root="."):
             entry["what"][kind] = entry["what"].get(kind, 0) + 1
             entry["dirty"] |= bool(about.get("dirty"))
             entry["machines"].add(f"{about.get('device')}, {about.get('cores')} cores")
-            entry["versions"].add(", ".join(f"{k} {v}" for k, v in sorted((about.get("versions") or {}).items()) if v))
+            entry["versions"].add(words.versions(about))
             entry["minutes"] += (about.get("wall_seconds") or 0) / 60
     for entry in found.values():
         entry["subject"] = provenance.subject(entry["commit"], root) or ""
@@ -109,7 +107,7 @@ class Origins:
         for variant, seed in zip(records["variant"], records["seed"], strict=True):
             commit = load_provenance(protocol, variant, seed, root).get("commit") or ""
             self._commits.setdefault(variant, set()).add(commit)
-        self._resting = {name: self._read_commits(pattern) for name, (_, pattern, _) in RECORDS.items()}
+        self._resting = {name: self._read_commits(pattern) for name, (*_, pattern, _) in RECORDS.items()}
         self._data = {name: list(data_sets([name], root)) for name in (protocol, *RECORDS)}
 
     def _read_commits(self, pattern):
@@ -133,7 +131,7 @@ class Origins:
                 lines.append(("commit", f"{short(commit)} (runs)", f"{up}{PAGE}#{anchor(commit)}"))
             lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in self._data[self.protocol]]
         for name in rests_on:
-            stage, _, data = RECORDS[name]
+            stage, *_, data = RECORDS[name]
             lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}"))
             for commit in sorted(self._resting[name]):
                 lines.append(("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}"))
@@ -156,7 +154,7 @@ def everything(root="."):
 
 
 def short(commit):
-    """The first ten digits of a commit; what is none (a record may say anything) is shown as it is, in part."""
+    """The first ten digits of a commit; whatever else a record says in its place is shown in part."""
     return "outside a checkout" if not commit else str(commit)[:10]
 
 

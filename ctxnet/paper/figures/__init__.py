@@ -4,74 +4,67 @@
     def distances(protocol, root="."):
         return fig
 
-A function takes ``protocol`` and ``root`` if it needs them. Without a number a figure is no part of the registry; it is
-called by its name, and a text alternative may use its arguments: ``alt="{name}: …"``.
+A function takes ``protocol`` and ``root`` if it needs them. A figure without a number is not in the registry: it is called
+by its name, and its text alternative may use its arguments, as in ``alt="{name}: …"``. If a record is missing without which
+nothing can be drawn (:class:`ctxnet.paper.results.MissingRecord`), the figure says how to make it.
 """
 
 import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ctxnet.files import write_bytes
 from ctxnet.naming import require_known
-from ctxnet.paper.figures.style import styled
+from ctxnet.paper.figures.style import missing_panel, new_figure, styled
+from ctxnet.paper.results import MissingRecord, natural
 
 LARGEST_SVG = 400_000  # bytes; a larger drawing, or one with pixels inside, is kept as PNG
 FIGURES = {}
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What belongs to a figure beside its picture.
+def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
+    """Register a drawing function, and let what it returns carry its facts.
 
-    Attributes:
-        draw: returns the figure. caption: of the picture; alt: for who cannot see it; both in Markdown's plain text.
+    Args:
+        number: its place in the registry; "": none.
+        caption, alt: below the picture, and in its place for readers who cannot see it; plain text with `code` marked.
         shows: rows whose networks, as the protocol at hand trained them, are in it.
         rests_on: further records in it: names of :data:`ctxnet.paper.book.made.RECORDS`.
         networks: which networks were drawn, in words; "": what ``shows`` and ``rests_on`` say.
     """
-
-    draw: Callable
-    caption: str
-    alt: str
-    shows: tuple = ()
-    rests_on: tuple = ()
-    networks: str = ""
-
-
-def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
-    """Register a drawing function under a number, and let what it returns carry its facts."""
+    facts = {"number": number, "caption": caption, "alt": alt, "shows": list(shows), "rests_on": list(rests_on)}
 
     def register(draw):
         @functools.wraps(draw)
         @styled
         def drawn(*args, **kwargs):
-            fig = draw(*args, **kwargs)
+            try:
+                fig = draw(*args, **kwargs)
+            except MissingRecord as missing:
+                fig = new_figure(height=2.0)
+                missing_panel(fig.subplots(), missing.command)
             given = inspect.signature(draw).bind(*args, **kwargs)
             given.apply_defaults()
-            said = networks or _networks(about, given.arguments.get("protocol"), given.arguments.get("root", "."))
-            fig.facts = {
-                "number": number, "caption": caption, "alt": alt.format(**given.arguments) if not number else alt,
-                "shows": list(shows), "rests_on": list(rests_on), "networks": said,
+            fig.facts = facts | {
+                "alt": alt if number else alt.format(**given.arguments),
+                "networks": networks or _networks(facts, given.arguments.get("protocol"), given.arguments.get("root", ".")),
                 "points": [round(72 * float(side), 1) for side in fig.get_size_inches()],
-            }  # fmt: skip
+            }
             return fig
 
-        about = Figure(drawn, caption, alt, tuple(shows), tuple(rests_on), networks)
+        drawn.facts = facts
         if number:
-            FIGURES[number] = about
+            FIGURES[number] = drawn
         return drawn
 
     return register
 
 
-def _networks(about, protocol, root):
-    titles = [initial_title(root)] if "measure" in about.rests_on else []
-    return "; ".join(titles + ([trained_title(protocol, root)] if about.shows and protocol else []))
+def _networks(facts, protocol, root):
+    titles = [initial_title(root)] if "measure" in facts["rests_on"] else []
+    return "; ".join(titles + ([trained_title(protocol, root)] if facts["shows"] and protocol else []))
 
 
 def initial_title(root="."):
@@ -94,7 +87,6 @@ def trained_title(protocol, root="."):
 def known_figures():
     """The registry with every figure of this package and of the schematics, in the order of their numbers."""
     from ctxnet.paper import figures, schematics
-    from ctxnet.paper.results import natural
 
     for package in (figures, schematics):
         for module in pkgutil.iter_modules(package.__path__):
@@ -107,12 +99,11 @@ def show(number, protocol="small", root=".", *, save=False):
 
     Raises:
         ValueError: for an unknown number, with the near ones.
-        BadRecord: for a record that cannot be right. A record that is missing is no error.
+        BadRecord: for a record that cannot be right. One that is missing is not an error: the figure says how to make it.
     """
-    draw = FIGURES[number].draw if number in FIGURES else None
-    if draw is None:
-        known = known_figures()
-        draw = known[require_known("figure", number, known)].draw
+    if number not in FIGURES:
+        require_known("figure", number, known_figures())
+    draw = FIGURES[number]
     wanted = inspect.signature(draw).parameters
     drawn = draw(**{key: value for key, value in {"protocol": protocol, "root": root}.items() if key in wanted})
     if save:
@@ -131,5 +122,5 @@ def one_file(drawn):
 
 
 def is_small_drawing(svg):
-    """Whether SVG does better than PNG: not where it holds pixels, or a great many lines."""
+    """Whether a drawing is better kept as SVG than as PNG: not if it holds pixels or a great many lines."""
     return 0 < len(svg) <= LARGEST_SVG and b"<image" not in svg

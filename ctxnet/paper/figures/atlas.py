@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ctxnet.atlas.records import FOLDER, command, read_record, read_records, summary
@@ -48,15 +49,11 @@ def load(name, root="."):
 def draw_network(name, root="."):
     """One network: how far each block looks, and what its four stages can see and do use.
 
-    Returns:
-        The figure. Without a record, one that says how to make it.
+    Raises:
+        MissingRecord: there is none; the figure then says how to make it.
     """
+    record, profile = load(name, root)
     fig = style.new_figure(height=2.0)
-    try:
-        record, profile = load(name, root)
-    except MissingRecord as missing:
-        style.missing_panel(fig.subplots(), missing.command)
-        return fig
     columns = len(profile.layers)
     left, *axes = fig.subplots(1, 1 + columns, width_ratios=[1.45] + [1] * columns)
     _curve(left, record, root)
@@ -89,7 +86,7 @@ def _curve(ax, record, root):
         ax.plot(range(1, len(values) + 1), values, color=colour, marker=marker, markersize=size, linewidth=1.1, label=label)
     ax.set(xlabel="block", ylabel="mean distance, % of side")
     ax.set_ylim(0, max(52, ax.get_ylim()[1]))  # the same for all networks, and with room for the legend
-    ax.xaxis.set_major_locator(plots.MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
     ax.tick_params(labelsize=7)
     ax.xaxis.label.set_size(7.5)
     ax.yaxis.label.set_size(7.5)
@@ -108,14 +105,13 @@ def draw_overview(root="."):
     """All networks: parameters against the mean distance at the last block and, beside it, against the share of the
     image's pixels that hold 90 % of its effective receptive field.
 
-    Returns:
-        The figure. Without any record, one that says how to make them.
+    Raises:
+        MissingRecord: there is none at all; the figure then says how to make them.
     """
     records = read_records(root)
-    fig = style.new_figure(width=11, height=7.4)
     if not records:
-        style.missing_panel(fig.subplots(), command())
-        return fig
+        raise MissingRecord(Path(root) / FOLDER, command())
+    fig = style.new_figure(width=11, height=7.4)
     rows = [summary(record, name, root) for name, record in records.items()]
     families = [row["family"] or OTHER for row in rows]
     panels = [

@@ -1,8 +1,10 @@
 """Chapter 2's experiment: plain nets against ResNets of 20 and 56 layers (He et al., 2016, "Deep Residual Learning", §4.2).
 
-The records are those of protocol ``degradation_full`` where there are any, else of ``degradation``; they are shown as they
-lie there.
+The records are those of protocol ``degradation_full`` where there are any, else of ``degradation``; they are shown
+unchanged.
 """
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,8 +12,8 @@ import pandas as pd
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, words
 from ctxnet.paper.figures import figure
-from ctxnet.paper.figures.style import BLUE, VERMILION, missing_panel, new_figure
-from ctxnet.paper.results import TRAIN_TOP1, BadRecord, load_history, load_records
+from ctxnet.paper.figures.style import BLUE, VERMILION, new_figure
+from ctxnet.paper.results import TRAIN_TOP1, BadRecord, MissingRecord, load_history, load_records
 
 PROTOCOLS = ("degradation_full", "degradation")
 ROWS = ("plain20", "plain56", "resnet20", "resnet56")
@@ -62,11 +64,10 @@ def errors(protocol, row, root="."):
 )  # fmt: skip
 def curves(root="."):
     """Training (thin, dashed) and validation error (thick) per epoch, plain nets on the left, ResNets on the right."""
-    fig = new_figure(height=2.9)
     protocol = chosen(root)
     if protocol is None:
-        missing_panel(fig.subplots(), command())
-        return fig
+        raise MissingRecord(Path(root) / "results" / PROTOCOLS[-1], command())
+    fig = new_figure(height=2.9)
     axes = fig.subplots(1, 2, sharey=True)
     for ax, family, title in zip(axes, ("plain", "resnet"), ("plain", "residual"), strict=True):
         for depth, colour in _COLOURS.items():

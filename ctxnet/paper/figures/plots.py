@@ -1,20 +1,15 @@
-"""The pictures of context profiles: what one layer sees and uses, and how far that reaches block by block."""
-
-import math
-import re
+"""The pictures of context profiles: what one layer sees, and what it uses of that."""
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.patches import Circle
-from matplotlib.ticker import MaxNLocator
 
 from ctxnet.naming import require_known
-from ctxnet.paper.figures.style import BLUE, GREY, PALETTE, SKY, VERMILION, new_figure, styled
+from ctxnet.paper.figures.style import BLUE, GREY, SKY, VERMILION, new_figure, styled
 
 # The lightest tint is the receptive field without any effect; white is what cannot be reached.
 CONTEXT_MAP = LinearSegmentedColormap.from_list("context", ["#D3E4F3", SKY, BLUE, "#00264D"])
 DECADES = 4  # of the logarithmic scale, counted down from the strongest pixel
-MARKERS = "os^DvPX*"
 SCALES = ("log", "linear")
 
 
@@ -81,70 +76,6 @@ def plot_summed(summed, ax=None, scale="linear", *, colorbar=False):
     return ax
 
 
-@styled
-def plot_mean_distance(profiles, ax=None, *, legend=True):
-    """Mean distance over the blocks, one curve per network.
-
-    Args:
-        profiles: dict from label to :class:`ctxnet.measure.ContextProfile`; networks may differ in their blocks.
-        legend: False leaves it out.
-
-    Returns:
-        The axes.
-    """
-    if not profiles:
-        raise ValueError("profiles is empty; expected at least one label with its profile")
-    ax = _axes(ax, height=3.0, width=4.6)
-    longest = max(len(p.layers) for p in profiles.values())
-    for number, (label, profile) in enumerate(profiles.items()):
-        ax.plot(
-            np.arange(1, 1 + len(profile.layers)),
-            _array(profile.distance),
-            color=PALETTE[number % 7],
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle=("-", "--", ":")[number // 7 % 3],
-            markersize=4.2,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            linewidth=1.4,
-            label=label,
-            clip_on=False,
-            zorder=3,
-        )
-    layers = [profile.layers for profile in profiles.values()]
-    if all(names == layers[0] for names in layers):
-        _mark_stages(ax, layers[0])
-    ax.set(xlabel="block", ylabel="mean distance (px)", xlim=(0.6, longest + 0.4))
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
-    ax.grid(axis="x", visible=False)
-    # Room for the legend above the curves, where it can hide none of them.
-    columns = 2 if len(profiles) > 2 else 1
-    inches = 0.17 * math.ceil(len(profiles) / columns) if legend else 0
-    height = ax.bbox.height / ax.figure.dpi
-    ax.set_ylim(0, ax.get_ylim()[1] / (1 - min(inches / height, 0.5)))
-    if legend:
-        ax.legend(
-            loc="upper left",
-            ncols=columns,
-            fontsize=7.5,
-            handlelength=1.9,
-            columnspacing=1.0,
-            labelspacing=0.25,
-            borderaxespad=0.2,
-        )
-    return ax
-
-
-def _mark_stages(ax, layers):
-    """Thin lines where a new stage begins, for networks whose layers are named stage.block."""
-    pattern = r"(layer\d+|stages\.\d+\.blocks|layers\.\d+\.blocks)\.\d+"
-    stages = [match and match.group(1) for match in (re.fullmatch(pattern, name) for name in layers)]
-    if None not in stages:
-        for index in range(1, len(stages)):
-            if stages[index] != stages[index - 1]:
-                ax.axvline(index + 0.5, color=GREY, linewidth=0.6, linestyle=(0, (2, 3)), zorder=1)
-
-
 def _number(profile, layer):
     count = len(profile.layers)
     if isinstance(layer, str):
@@ -184,5 +115,3 @@ def _colorbar(ax, image):
     bar.set_label("effect relative to the strongest pixel")
     bar.outline.set_linewidth(0.5)
 
-
-__all__ = ["CONTEXT_MAP", "plot_context", "plot_mean_distance", "plot_summed"]

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ctxnet.atlas import multiply_adds
 from ctxnet.atlas.small import trace_shapes
 from ctxnet.blocks.encoding import relative_encoding
 from ctxnet.models.resnet import STAGES, ResNet
 from ctxnet.paper.figures import figure
-from ctxnet.paper.figures.style import BLUE, INK, VERMILION, new_figure
-from ctxnet.paper.schematics.shapes import Drawing, canvas, label, shade
+from ctxnet.paper.figures.style import VERMILION, new_figure
+from ctxnet.paper.schematics.shapes import Drawing
 
 INPUT = (3, 224, 224)
 
@@ -46,20 +47,16 @@ def _times(shape):
 
 @functools.cache
 def resnet_table(input_shape=INPUT, num_classes=1000):
-    """The family of residual networks, measured on the networks themselves.
+    """The family of residual networks, read off the networks themselves.
 
     Returns:
         a tuple of dicts, one per depth: ``depth``, ``stem``, ``sizes`` (side of the map after conv1 and in
         the four stages), ``blocks`` (list of four: kernels and channels of one block, how many),
         ``mult_adds`` (multiply-adds of one image) and ``parameters`` (classifier included).
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     rows = []
     for depth in STAGES:
         model = _meta(ResNet, depth, num_classes=num_classes).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.zeros(1, *input_shape, device="meta"))
         shapes = trace_shapes(model, input_shape)
         blocks = []
         for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
@@ -72,7 +69,7 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
                 "stem": (model.conv1.kernel_size[0], model.conv1.out_channels, model.conv1.stride[0]),
                 "sizes": [shapes[n][1][-1] for n in names],
                 "blocks": blocks,
-                "mult_adds": counter.get_total_flops() // 2,
+                "mult_adds": multiply_adds(model, torch.zeros(1, *input_shape, device="meta")),
                 "parameters": sum(p.numel() for p in model.parameters()),
             }
         )
@@ -81,60 +78,25 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
 
 @figure(
     "2.1", networks="ResNet-18/34/50/101/152, 1000 classes",
-    caption="Configurations of the residual networks at 224 px, measured on the models: output sizes, blocks, "
+    caption="Configurations of the residual networks at 224 px, read off the models: output sizes, blocks, "
     "parameters with the 1000-way classifier, and multiply-adds of one image.",
     alt="A table with one column per network, ResNet-18, 34, 50, 101 and 152; ResNet-50 is highlighted.",
 )  # fmt: skip
 def figure_2_1():
     """Configurations of the residual networks, as a table computed from the models."""
     rows = resnet_table()
-    fig, ax = canvas(3.8)
-    left, widths = 0.07, [0.7, 0.78] + [1.05] * 5
-    edges = np.concatenate([[left], left + np.cumsum(widths)])
-    middles = (edges[:-1] + edges[1:]) / 2
-    heights = [0.3, 0.26, 0.26] + [0.52] * 4 + [0.26, 0.24, 0.24]
-    tops = 3.72 - np.concatenate([[0], np.cumsum(heights)])
-    centres = (tops[:-1] + tops[1:]) / 2
-    for y in tops[[0, -1]]:
-        ax.plot(edges[[0, -1]], [y, y], color=INK, lw=1.2)
-    for y in tops[1:-1]:
-        ax.plot(edges[[0, -1]], [y, y], color="#C9CED6", lw=0.6)
-    ax.plot(edges[[0, -1]], [tops[1]] * 2, color=INK, lw=0.8)
-    ax.fill_between(edges[[4, 5]], tops[-1], tops[0], color=shade(BLUE, 0.9), zorder=0, lw=0)
-
-    def row(index, *cells, **kwargs):
-        for x, text in zip(middles, cells, strict=False):
-            label(ax, x, centres[index], text, size=7.5, **kwargs)
-
-    row(0, "layers", "output", *(f"ResNet-{r['depth']}" for r in rows), weight="bold")
     kernel, channels, stride = rows[0]["stem"]
-    first, *sizes = rows[0]["sizes"]
-    row(1, "conv1", f"{first}×{first}")
-    label(ax, edges[2:].mean(), centres[1], f"{kernel}×{kernel}, {channels}, stride {stride}", size=7.5)
-    row(2, "", "")
-    label(ax, edges[2:].mean(), centres[2], "3×3 max pool, stride 2", size=7.5)
-    for stage, size in enumerate(sizes):
-        row(3 + stage, f"layer{stage + 1}", f"{size}×{size}")
-        for x, entry in zip(middles[2:], rows, strict=True):
-            convs, count = entry["blocks"][stage]
-            lines = "\n".join(f"{k}×{k}, {c}" for k, c in convs)
-            half = 0.075 * len(convs)
-            y = centres[3 + stage]
-            label(ax, x - 0.16, y, lines, size=7, linespacing=1.15)
-            for side in (-1, 1):  # square brackets around the block
-                edge = x - 0.16 + side * 0.335
-                ax.plot(
-                    [edge - side * 0.05, edge, edge, edge - side * 0.05],
-                    [y - half, y - half, y + half, y + half],
-                    color=INK,
-                    lw=0.7,
-                )
-            label(ax, x + 0.21, y, f"× {count}", size=7.5, ha="left")
-    row(7, "", "1×1")
-    label(ax, edges[2:].mean(), centres[7], "average pool, 1000-way linear layer, softmax", size=7.5)
-    row(8, "params", "$10^6$", *(f"{r['parameters'] / 1e6:.1f}" for r in rows))
-    row(9, "FLOPs", "$10^9$", *(f"{r['mult_adds'] / 1e9:.1f}" for r in rows))
-    return fig
+    values = {"stem": f"{kernel}×{kernel}, {channels}, stride {stride}"}
+    values |= {f"size_{stage}": f"{side}×{side}" for stage, side in enumerate(rows[0]["sizes"])}
+    for row in rows:
+        depth = row["depth"]
+        values[f"params_{depth}"] = f"{row['parameters'] / 1e6:.1f}"
+        values[f"flops_{depth}"] = f"{row['mult_adds'] / 1e9:.1f}"
+        for stage, (convolutions, count) in enumerate(row["blocks"], start=1):
+            values[f"count_{depth}_{stage}"] = count
+            for place, (kernel, channels) in enumerate(convolutions):
+                values[f"conv_{depth}_{stage}_{place}"] = f"{kernel}×{kernel}, {channels}"
+    return Drawing("figure_2_1", **values)
 
 
 # ---------------------------------------------------------------- 2.2

@@ -1,9 +1,7 @@
 """Figures 1.1–1.3: how a receptive field grows, and how little of it is used."""
 
-
 import numpy as np
 import torch
-from matplotlib.patches import Polygon
 from torch import nn
 
 from ctxnet.atlas.small import attention_distance, field_sizes, noise_images, uniform_distance
@@ -11,10 +9,10 @@ from ctxnet.models.registry import create_model
 from ctxnet.models.resnet import ResNet
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.plots import CONTEXT_MAP
-from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, SKY, VERMILION, missing_panel, new_figure
-from ctxnet.paper.results import MissingRecord, load_initial
+from ctxnet.paper.figures.style import BLUE, GREY, VERMILION, new_figure
+from ctxnet.paper.results import load_initial
 from ctxnet.paper.schematics.method import sources
-from ctxnet.paper.schematics.shapes import canvas, label, shade
+from ctxnet.paper.schematics.shapes import Drawing
 
 IMAGE = 224
 
@@ -40,38 +38,13 @@ def stacked_fields(layers=2, kernel=3, side=7):
     caption="Receptive field of one feature of layer 2 after two 3×3 convolutions: 9 features of layer 1, 25 pixels.",
     alt="Three grids side by side: 25 marked cells in the input, 9 in layer 1, one in layer 2, joined by lines.",
 )  # fmt: skip
-def figure_1_1(side=7):
+def figure_1_1():
     """Receptive field of one feature after two 3×3 convolutions: 9 features, 25 pixels."""
-    fields = stacked_fields(side=side)[::-1]
-    names = ["input image", "layer 1", "layer 2"]
-    colours = [ORANGE, SKY, GREEN]
-    fig, ax = canvas(2.25)
-    cell, across, tilt = 0.24, 0.155, 0.085  # a sheet stands upright and is turned around its left edge
-
-    def corner(sheet, r, c):
-        return 0.75 + 2.2 * sheet + c * across, 0.35 + (side - r) * cell * 0.88 + c * tilt * 0.6 - 0.1
-
-    for sheet, (field, name, colour) in enumerate(zip(fields, names, colours, strict=True)):
-        for r in range(side):
-            for c in range(side):
-                points = [corner(sheet, r + i, c + j) for i, j in ((0, 0), (0, 1), (1, 1), (1, 0))]
-                fill = shade(colour, 0.25) if (r, c) in field else "white"
-                ax.add_patch(Polygon(points, facecolor=fill, edgecolor="#AEB4BD", lw=0.7, zorder=2 + 2 * sheet))
-        x = corner(sheet, side, side / 2)[0]
-        count = f"{len(field)} pixels" if sheet == 0 else f"{len(field)} feature" + "s" * (len(field) > 1)
-        label(ax, x, 0.12, f"{name}: {count}", size=8.5)
-    for sheet in (0, 1):  # from the corners of what is seen to the corners of the cell that sees it
-        low, high = min(fields[sheet]), max(fields[sheet])
-        box = [(low[0], low[1]), (low[0], high[1] + 1), (high[0] + 1, high[1] + 1), (high[0] + 1, low[1])]
-        middle = side // 2
-        target = [(middle, middle), (middle, middle + 1), (middle + 1, middle + 1), (middle + 1, middle)]
-        for (r0, c0), (r1, c1) in zip(box, target, strict=True):
-            (xa, ya), (xb, yb) = corner(sheet, r0, c0), corner(sheet + 1, r1, c1)
-            ax.plot([xa, xb], [ya, yb], color=INK, lw=0.7, zorder=5 + 2 * sheet, alpha=0.6)
-        label(
-            ax, (corner(sheet, 0, side)[0] + corner(sheet + 1, 0, 0)[0]) / 2 + 0.02, 0.42, "3×3\nconv", size=7.5, color=GREY
-        )
-    return fig
+    values = {}
+    for sheet, field in enumerate(stacked_fields()[::-1]):  # the input first; each field is a square
+        (first, _), (last, _) = min(field), max(field)
+        values |= {f"at{sheet}": first, f"side{sheet}": last - first + 1, f"seen{sheet}": len(field)}
+    return Drawing("figure_1_1", **values)
 
 
 # ---------------------------------------------------------------- 1.2
@@ -159,12 +132,7 @@ def resnet50_profile(root=".", layer="layer2.3"):
 )  # fmt: skip
 def figure_1_3(root="."):
     """Receptive field and effective receptive field at the end of layer 2 of ResNet-50."""
-    try:
-        rf, erf, centre = resnet50_profile(root)
-    except MissingRecord as missing:
-        fig = new_figure(height=2.55)
-        missing_panel(fig.subplots(), missing.command)
-        return fig
+    rf, erf, centre = resnet50_profile(root)
     size = rf.shape[1]
     fig = new_figure(height=2.55)
     left, middle, right = fig.subplots(1, 3, width_ratios=[1, 1, 1.15])

@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import Rectangle
 
 from ctxnet.blocks import InsertedDilatedConv, RandomDilatedConcat, SpatialPermutation
 from ctxnet.blocks.positions import permutations
 from ctxnet.paper.figures import figure
-from ctxnet.paper.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PALETTE, VERMILION, new_figure
-from ctxnet.paper.schematics.shapes import arrow, box, canvas, cuboid, grid, label, shade
+from ctxnet.paper.figures.style import BLUE, GREEN, INK, ORANGE, VERMILION, new_figure
+from ctxnet.paper.schematics.shapes import Drawing, grid, shade
 
 
 def sources(block, height, width, position):
@@ -54,42 +54,29 @@ def sparse_connections(k=3, height=4, width=6, start=None, layers=("layer1.0", "
 )  # fmt: skip
 def figure_3_1(k=3, height=4, width=6):
     """How the context of one position grows over two 1×1 convolutions with random sparse connections."""
-    start = height * width // 2 + width // 2
+    n, start = height * width, height * width // 2 + width // 2
     upper, lower = sparse_connections(k, height, width, start)
-    n = height * width
-    fig, ax = canvas(2.75)
-    xs = np.linspace(1.0, 6.6, n)
-    rows = {"n": 2.35, "n − 1": 1.4, "n − 2": 0.45}
-    y2, y1, y0 = rows.values()
-    first = dict.fromkeys([start] + [q for _, q in upper])
-    reached = set(first) | {q for _, q in lower}
-    radius = 0.085
+    first = {start} | {q for _, q in upper}
+    reached = first | {q for _, q in lower}
+    rows = 40, 135, 230  # px from the top: layers n, n − 1, n − 2
 
-    def circle(x, y, **kwargs):
-        ax.add_patch(Circle((x, y), radius, **({"lw": 1.2, "zorder": 3, "facecolor": "white"} | kwargs)))
+    def x(p):
+        return f"{100 + 560 * p / (n - 1):.1f}"
 
-    for name, y in rows.items():
-        label(ax, 0.42, y, f"layer ${name.replace('−', '-')}$", size=8.5)
-        for x in xs:
-            circle(x, y, edgecolor="#C9CED6")
-    for p in first:
-        ax.plot([xs[p], xs[p]], [y1, y0], color=INK, lw=1.0, zorder=1)
-        circle(xs[p], y1, edgecolor=VERMILION)
-    ax.plot([xs[start]] * 2, [y2, y1], color=INK, lw=1.0, zorder=1)
-    for p, q in upper:
-        ax.plot([xs[p], xs[q]], [y2, y1], color=VERMILION, lw=1.3, zorder=1)
-    for p, q in lower:
-        ax.plot([xs[p], xs[q]], [y1, y0], color=BLUE, lw=0.9, zorder=1)
-    for q in reached:
-        circle(xs[q], y0, edgecolor=BLUE if q not in first else VERMILION, facecolor=shade(BLUE, 0.55))
-    circle(xs[start], y1, edgecolor=VERMILION, facecolor="white")
-    circle(xs[start], y2, edgecolor=VERMILION, facecolor=VERMILION)
-    total = len(upper) + len(lower)
-    text = f"{len(upper)} + {len(lower)} = {total} random connections; "
-    text += f"{len(reached)} of {n} positions of layer $n-2$ reached"
-    label(ax, 3.8, 0.12, text, size=8)
-    label(ax, 3.8, 2.64, f"{height}×{width} map, written row by row; $k = {k}$", size=8, color=GREY)
-    return fig
+    def dots(places, y):
+        return "".join(f"M{x(p)} {y}h0" for p in sorted(places))
+
+    def lines(pairs, y):
+        return "".join(f"M{x(p)} {y}L{x(q)} {y + 95}" for p, q in pairs)
+
+    return Drawing(
+        "figure_3_1", every="".join(dots(range(n), y) for y in rows), start=dots([start], rows[0]),
+        first=dots(first, rows[1]), same=dots(first, rows[2]), other=dots(reached - first, rows[2]),
+        straight=lines([(start, start)], rows[0]) + lines([(p, p) for p in sorted(first)], rows[1]),
+        upper=lines(upper, rows[0]), lower=lines(lower, rows[1]),
+        random=f"{len(upper)} + {len(lower)} = {len(upper) + len(lower)}", reached=f"{len(reached)} of {n}",
+        map=f"{height}×{width}", k=k,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------- 3.2
@@ -102,52 +89,13 @@ def figure_3_1(k=3, height=4, width=6):
     alt="A cube with four lettered cells is copied three times, twice with its cells in another order; the copies are "
     "stacked and enter a 1×1 convolution.",
 )  # fmt: skip
-def figure_3_2(k=2, side=2, channels=64):
-    """A bottleneck's slot filled by k permuted copies, on a 2×2 map."""
-    block = SpatialPermutation(1, k=k, layer="layer1.0")
-    marks = torch.arange(1.0, side * side + 1).view(1, 1, side, side)
+def figure_3_2(channels=64):
+    """A bottleneck's slot filled by two permuted copies, on a 2×2 map."""
+    block = SpatialPermutation(1, k=2, layer="layer1.0")
     with torch.no_grad():
-        shown = block(marks)[0].long().numpy() - 1  # which input position each copy shows where
-    fills = [shade(c, 0.15) for c in (BLUE, ORANGE, GREEN, PALETTE[3])]
-    fig, ax = canvas(2.7)
-    size, depth = 0.56, 0.32
-    names = ["$x$"] + [f"$x'_{i}$" for i in range(1, k + 1)]
-    ys = [1.85 - 0.84 * i for i in range(k + 1)]
-    middle = ys[1] + size / 2 + 0.05
-
-    def tensor(x, y, copy, zorder=2, marked=True):
-        cells = [[fills[v] for v in row] for row in shown[copy]]
-        right, _ = cuboid(ax, x, y, size, size, depth, colour="#AEB4BD", cells=cells, zorder=zorder)
-        step = size / side
-        for r in range(side if marked else 0):
-            for c in range(side):
-                spot = (x + (c + 0.5) * step, y + (side - r - 0.5) * step)
-                label(ax, *spot, "abcd"[shown[copy][r, c]], size=8, color="white", weight="bold", zorder=9)
-        return right
-
-    left = tensor(0.55, ys[1], 0)
-    label(ax, 0.85, ys[1] - 0.33, f"output of the\n3×3 convolution\n$H×W×C$, $C={channels}$", size=7.5)
-    arrow(ax, (0.08, middle), (0.5, middle))
-    column = 2.1
-    for i, (name, y) in enumerate(zip(names, ys, strict=True)):
-        centre = y + size / 2 + 0.05
-        arrow(ax, (left + 0.1, middle), (column - 0.12, centre), colour=INK if i == 0 else VERMILION)
-        right = tensor(column, y, i)
-        label(ax, right + 0.16, centre, name, size=10)
-        arrow(ax, (right + 0.33, centre), (3.72, middle + (k / 2 - i) * 0.12), colour=INK if i == 0 else VERMILION)
-    label(ax, 1.45, ys[0] + 0.24, "unchanged", size=7.5)
-    label(ax, 1.5, ys[2] + 0.02, "random, fixed\npermutations", size=7.5, color=shade(VERMILION, -0.2))
-    x = 3.82
-    for i in reversed(range(k + 1)):
-        right = tensor(x + i * 0.72 * depth, middle - 0.38 + i * 0.5 * depth, i, zorder=3 + k - i, marked=i == 0)
-    label(ax, x + 0.5, middle - 0.6, f"$[x, x'_1, x'_2]$\n$H×W×{k + 1}C$", size=7.5)
-    centre = middle + 0.02
-    arrow(ax, (right + 0.62, centre), (5.42, centre))
-    box(ax, 5.72, centre, 0.56, 0.72, f"1×1\nconv\n{k + 1}C → 4C", colour=BLUE, size=7.5)
-    arrow(ax, (6.0, centre), (6.18, centre))
-    cuboid(ax, 6.2, centre - 0.36, 0.3, size, 0.42, colour=BLUE)
-    label(ax, 6.4, centre - 0.6, "$H×W×4C$", size=7.5)
-    return fig
+        shown = block(torch.arange(4.0).view(1, 1, 2, 2))[0].long()  # which input position each copy shows where
+    cells = {f"cell{copy}{r}{c}": "abcd"[shown[copy, r, c]] for copy, r, c in np.ndindex(*shown.shape)}
+    return Drawing("figure_3_2", channels=channels, copies=len(shown), **cells)
 
 
 # ---------------------------------------------------------------- 3.3 and 3.4
