@@ -65,6 +65,13 @@ def fused(x, **kwargs):
     return F.scaled_dot_product_attention(y, y, y, **kwargs)
 
 
+@pytest.mark.parametrize("whole", [torch.mean, torch.sum, torch.Tensor.amax, torch.std, torch.Tensor.norm, torch.logsumexp])
+def test_one_number_of_the_whole_map(whole):
+    number = (lambda x: whole(x, (0, 1, 2, 3))) if whole is torch.logsumexp else whole
+    net = nn.Sequential(conv(), Fn(lambda x: x * torch.sigmoid(0.1 * number(x))))
+    assert ctxnet.receptive_field(net, "1", (7, 9), (3, 4)).all()
+
+
 def by_hand(shut):
     def attend(x, **buffers):
         y = tokens(x)

@@ -277,6 +277,13 @@ def _changes(values, dim):
     return bool((high - low > 1e-9).any())
 
 
+def _recurs(values, dim):
+    """Whether places come again along a dimension after others, as with features that rows were shuffled into."""
+    line = values.nan_to_num(math.inf).amin([d for d in range(values.ndim) if d != dim])
+    line = (line[torch.isfinite(line)] * 1e3).round()
+    return len(torch.unique_consecutive(line)) > len(torch.unique(line))
+
+
 def _reduced(place, keep):
     """Where the cheapest elements sit along the dimensions ``keep`` of the output, NaN for what sits nowhere.
 
@@ -301,7 +308,10 @@ def _by_places(shape, labels, place, n):
         apart = (rest[-1:] - least).nan_to_num(0.0, posinf=0.0)
         if bool((apart.abs() > 1e-6).any()):
             continue  # what these dimensions leave out would be features of one place that sit at several
-        own = all(rest.shape[dim + 1] > 1 and _changes(rest[axis], dim) for axis, dim in enumerate(dims))
+        own = all(
+            rest.shape[dim + 1] > 1 and _changes(rest[axis], dim) and not _recurs(rest[axis], dim)
+            for axis, dim in enumerate(dims)
+        )
         if own and not any(
             rest.shape[other + 1] > 1 and _changes(rest[axis], other)
             for axis, dim in enumerate(dims) for other in dims if other != dim
