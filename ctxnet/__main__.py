@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 from functools import partial
+from pathlib import Path
 
 from .extras import EXTRAS, missing
 from .files import one_line
@@ -160,7 +161,8 @@ def _every(args):
     )
     refused = [row["refused"] for row in rows.values() if "refused" in row]
     kinds = ", ".join(f"{refused.count(kind)} {kind}" for kind in sorted(set(refused)))
-    print(f"{args.root}/{FOLDER.as_posix()}/{TABLE}: {len(rows) - len(refused)} of {len(rows)} measured" + (kinds and f"; {kinds}"))
+    counts = f"{len(rows) - len(refused)} of {len(rows)} measured" + (kinds and f"; {kinds}")
+    print(f"{(Path(args.root) / FOLDER / TABLE).as_posix()}: {counts}")
 
 
 def _parameters(text):

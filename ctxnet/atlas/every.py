@@ -170,8 +170,8 @@ def _left_out(count, max_parameters):
 def _refusal(name, count, failure, made):
     """The row of a network without measurement; ``refused`` says by whom or what."""
     about = describe(name)
-    kind = "measures" if failure.kind in REFUSED else failure.kind
-    row = {"name": name, "family": about["family"], "size": max(about["shape"][1:]), "refused": kind, "why": failure.why[:200]}
+    row = {"name": name, "family": about["family"], "size": max(about["shape"][1:])}
+    row |= {"refused": "measures" if failure.kind in REFUSED else failure.kind, "why": failure.why[:200]}
     if not isinstance(count, Failure):
         row["parameters"] = count
     return _versioned(row, made)

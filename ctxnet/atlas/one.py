@@ -65,7 +65,7 @@ def measure_architecture(name):
 
     Returns:
         dict: ``name``, ``family``, ``size`` (longer side of the input, px), ``parameters``, ``multiply_adds``, ``images``
-        (differentiated), ``blocks`` (measured), ``left_out`` (blocks that could not be, with ``why`` for the first),
+        (differentiated), ``blocks`` (measured), ``left_out`` (how many could not be, with ``why`` for the first and ``early``: the last one is among them),
         ``exact`` (all receptive fields are), ``whole_from`` (number of the first block whose receptive field is the whole
         image, from 1; None: none); for at most :data:`SHOWN` blocks, evenly spread, first and last among them, ``layers``,
         ``at`` (their numbers, from 1), ``map`` (longer side of the feature map), ``rf_side`` px, ``rf_share``,
@@ -109,13 +109,15 @@ def _speed(model, image):
 
 def _measured(model, batch, count):
     """(reach, masks, values) of all blocks but those that an error names, which are left out and said."""
-    layers, left_out, why, kinds = residual_blocks(model), [], "", set()
+    every = residual_blocks(model)
+    layers, left_out, why, kinds = every, [], "", set()
     modules = dict(model.named_modules())
     while True:
         try:
             with measurable(model, batch) as (copied, images):
                 reach, masks, values = _context(copied, images, layers, count)
-            return reach, masks, values | ({"left_out": left_out, "why": why} if left_out else {})
+            early = bool(left_out) and every.index(layers[-1]) < max(map(every.index, left_out))
+            return reach, masks, values | ({"left_out": len(left_out), "early": early, "why": why[:200]} if left_out else {})
         except ValueError as error:
             named = re.search(r"layer '([^']+)'", str(error))
             if not named or named[1] not in layers:

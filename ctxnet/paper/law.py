@@ -109,7 +109,8 @@ def measured(root="."):
 def load_sample(root=".", leave_out=()):
     """The :class:`Sample` of all measured networks whose accuracy is known; empty where there are none."""
     rows, accuracies = measured(root)[0], read_accuracies(root)
-    names = [n for n in rows if n in accuracies and not any(fnmatch.fnmatch(n, pattern) for pattern in leave_out)]
+    names = [n for n in rows if n in accuracies and not rows[n].get("early")]
+    names = [n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in leave_out)]
     column = lambda key: np.array([rows[n][key] for n in names], dtype=float)  # noqa: E731
     last = lambda key: np.array([math.nan if rows[n][key][-1] is None else rows[n][key][-1] for n in names])  # noqa: E731
     context = {
