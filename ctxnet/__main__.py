@@ -132,6 +132,9 @@ def _atlas(args):
     if args.list:
         print("\n".join(f"{name:32}{row.family:14}{row.label}" for name, row in ROWS.items()))
         return
+    if args.accuracies:
+        _accuracies(args)
+        return
     if any(map(is_pattern, args.names)):
         _every(args)
         return
@@ -163,6 +166,14 @@ def _every(args):
     kinds = ", ".join(f"{refused.count(kind)} {kind}" for kind in sorted(set(refused)))
     counts = f"{len(rows) - len(refused)} of {len(rows)} measured" + (kinds and f"; {kinds}")
     print(f"{(Path(args.root) / FOLDER / TABLE).as_posix()}: {counts}")
+
+
+def _accuracies(args):
+    from .atlas.accuracies import keep_accuracies
+    from .atlas.every import FOLDER
+
+    kept = keep_accuracies(args.root)
+    print(f"{(Path(args.root) / FOLDER).as_posix()}/accuracies.jsonl: {len(kept)} architectures with a published accuracy")
 
 
 def _parameters(text):
@@ -237,6 +248,7 @@ def build_parser():
     )  # fmt: skip
     sub_atlas.add_argument("--max-params", type=_parameters, metavar="N", help="of a pattern: no larger ones, such as 100M")
     sub_atlas.add_argument("--at-once", type=_COUNT, default=1, metavar="N", help="of a pattern: so many side by side")
+    sub_atlas.add_argument("--accuracies", action="store_true", help="keep timm's published accuracies of what was measured")
     sub_atlas.add_argument("--retry", action="store_true", help="of a pattern: also those that could not be measured before")
     sub_atlas.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE",
                            help="of a pattern: a module that registers models with timm")  # fmt: skip

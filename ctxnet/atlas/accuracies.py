@@ -25,7 +25,7 @@ TABLE, SOURCE = "accuracies.jsonl", "source.json"
 LOCAL = "CTXNET_TIMM_RESULTS"  # environment: a folder that holds the table, for who has it already
 TRAININGS = ("in1k", "distilled", "more")
 
-# By the tag of the weights or the name. More data: pictures or teachers of other sets; distilled: with a teacher of ImageNet-1k.
+# By the tag of the weights or the name. More data: pictures or teachers of other sets; distilled: a teacher of ImageNet-1k.
 _MORE = re.compile(r"in21k|in22k|in12k|jft|ig1b|yfcc|webli|laion|openai|clip|swag|seer|m30m|m38m|6m", re.I)
 _DISTILLED = re.compile(r"dist|ssld|usi_|_pd_|teacher", re.I)
 
@@ -77,7 +77,8 @@ def chosen(lines, networks):
         if name in networks:
             size, kind = int(line["img_size"]), training(line["model"])
             far = abs(math.log(size / networks[name]))
-            entry = {"name": name, "tag": tag, "training": kind, "test_size": size, "top1": round(float(line["top1"]) / 100, 6)}
+            entry = {"name": name, "tag": tag, "training": kind, "test_size": size}
+            entry["top1"] = round(float(line["top1"]) / 100, 6)
             offers.setdefault(name, []).append(((TRAININGS.index(kind), round(far, 9), -entry["top1"], tag), entry))
     return {name: min(found, key=lambda each: each[0])[1] | {"sets": len(found)} for name, found in sorted(offers.items())}
 
@@ -102,7 +103,8 @@ def keep_accuracies(root=".", *, leave_out=()):
     write_text(folder / TABLE, "")
     for row in kept.values():
         append_row(folder / TABLE, row)
-    write_sealed(folder / SOURCE, {"address": ADDRESS, "sha256_of_table": SHA256, "lines": len(lines), "licence": "Apache-2.0"})
+    about = {"address": ADDRESS, "sha256_of_table": SHA256, "lines": len(lines), "licence": "Apache-2.0"}
+    write_sealed(folder / SOURCE, about)
     return kept
 
 

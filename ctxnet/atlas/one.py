@@ -65,15 +65,18 @@ def measure_architecture(name):
 
     Returns:
         dict: ``name``, ``family``, ``size`` (longer side of the input, px), ``parameters``, ``multiply_adds``, ``images``
-        (differentiated), ``blocks`` (measured), ``left_out`` (how many could not be, with ``why`` for the first and ``early``: the last one is among them),
-        ``exact`` (all receptive fields are), ``whole_from`` (number of the first block whose receptive field is the whole
-        image, from 1; None: none); for at most :data:`SHOWN` blocks, evenly spread, first and last among them, ``layers``,
-        ``at`` (their numbers, from 1), ``map`` (longer side of the feature map), ``rf_side`` px, ``rf_share``,
-        ``distance`` px, ``erf_share`` (of the pixels, that hold 90 %), ``third`` (part of the effective receptive field
-        within a third of the side); ``gains`` (opened) and, where there are any, ``as_built``: ``distance`` and ``third``
-        of the last block without that; ``check``, see :func:`ctxnet.atlas.probing.probe_field`, over the last block and
-        the last whose receptive field is not the whole image; ``made``: seconds, ``images_per_second`` (one image, one
-        thread, eval mode) and the machine's ``load`` then.
+        (differentiated), ``blocks`` (measured), ``left_out`` (how many could not be, with ``why`` for the first and
+        ``early``: the last one is among them), ``exact`` (all receptive fields are), ``whole_from`` (number of the first
+        block whose receptive field is the whole image, from 1; None: none).
+
+        For at most :data:`SHOWN` blocks, evenly spread, first and last among them: ``layers``, ``at`` (their numbers, from
+        1), ``map`` (longer side of the feature map), ``rf_side`` px, ``rf_share``, ``distance`` px, ``erf_share`` (of the
+        pixels, that hold 90 %), ``third`` (part of the effective receptive field within a third of the side).
+
+        ``gains`` (opened) and, where there are any, ``as_built``: ``distance`` and ``third`` of the last block without that;
+        ``check``, see :func:`ctxnet.atlas.probing.probe_field`, over the last block and the last whose receptive field is
+        not the whole image; ``made``: seconds, ``images_per_second`` (one image, one thread, eval mode) and the machine's
+        ``load`` then.
 
     Raises:
         ValueError, NotImplementedError, RuntimeError: why it cannot be measured.

@@ -1,7 +1,7 @@
 """Ask a network itself whether a receptive field is right: many probes at once, independent of the rules.
 
-:func:`ctxnet.measure.check_receptive_field` changes one pixel per forward pass: 400 of them for 200 probes and two images. The
-same questions are put here to a few passes. A pixel whose derivative is not zero reaches the feature, and one backward
+:func:`ctxnet.measure.check_receptive_field` changes one pixel per forward pass: 400 of them for 200 probes and two images.
+The same questions are put here to a few passes. A pixel whose derivative is not zero reaches the feature, and one backward
 pass gives the derivatives of all pixels. Pixels outside reach nothing exactly if the feature stays as it is when all of
 them change at once by random amounts. Only pixels inside without a derivative (behind dead ReLUs and lost maxima) have to
 be tried one by one.

@@ -1,12 +1,12 @@
 """Does context at initialisation predict accuracy? The sample, the model and the verdicts of chapter 10.
 
-What is tested, on which families and by which model stands in ``hypotheses_law.yaml``, with the date on which it was written.
-Everything is computed from the rows of ``results/timm``; nothing is measured here.
+What is tested, on which families and by which model stands in ``hypotheses_law.yaml``, with the date of writing. All is
+computed from the rows of ``results/timm``; nothing is measured here.
 
 **The model** has a random intercept per family: networks of one family resemble each other in what no covariate says. Given
 the ratio λ of the variance between families to that within, it is a least-squares problem in sums over families,
-Σ w_f (X_f'X_f − λ/(1 + λ n_f) s_f s_f'), with s_f the column sums of family f, so that the profile likelihood over a grid of λ
-and thousands of bootstrap samples (weights w_f: how often a family was drawn) are a few products of small matrices.
+Σ w_f (X_f'X_f − λ/(1 + λ n_f) s_f s_f'), with s_f the column sums of family f, so that the profile likelihood over a grid of
+λ and thousands of bootstrap samples (weights w_f: how often a family was drawn) are a few products of small matrices.
 """
 
 import fnmatch
@@ -59,7 +59,7 @@ class Sample:
     """Architectures side by side: arrays with one entry per network, ``names`` and ``families`` lists of texts.
 
     Attributes:
-        context: dict of float arrays: ``covers``, ``third``, ``distance_share``; NaN where it is not known.
+        context: dict of float arrays: ``rf_share``, ``covers``, ``third``, ``distance_share``; NaN where it is not known.
         parameters, multiply_adds, test_size: what enters as logarithms. training: indices into ``TRAININGS``.
         top1: 0 … 1.
     """
@@ -114,6 +114,7 @@ def load_sample(root=".", leave_out=()):
     column = lambda key: np.array([rows[n][key] for n in names], dtype=float)  # noqa: E731
     last = lambda key: np.array([math.nan if rows[n][key][-1] is None else rows[n][key][-1] for n in names])  # noqa: E731
     context = {
+        "rf_share": last("rf_share"),
         "covers": (last("rf_share") == 1).astype(float),
         "third": last("third"),
         "distance_share": last("distance") / column("size"),
@@ -203,7 +204,7 @@ def within_family_slope(y, design, groups):
 
 
 def partial_spearman(x, y, others):
-    """Spearman's correlation of x and y with the ranks of ``others`` (n, k) taken out of the ranks of both; NaN if undefined."""
+    """Spearman's correlation of x and y, the ranks of ``others`` (n, k) taken out of the ranks of both; NaN if undefined."""
     ranked = [stats.rankdata(column) for column in others.T if np.ptp(column) > 0]
     base = np.column_stack([np.ones(len(x)), *ranked])
     rest = [r - base @ np.linalg.lstsq(base, r, rcond=None)[0] for r in (stats.rankdata(x), stats.rankdata(y))]

@@ -88,7 +88,8 @@ class _Book:
         self.index.append(entry)
         measured = write_networks(self.out, self.root, self.environment, self._common(NETWORKS, NETWORKS_TITLE))
         text = "Every architecture of timm on one footing: sort, filter, compare two."
-        self.index.append({"page": NETWORKS, "title": NETWORKS_TITLE, "heading": NETWORKS_TITLE, "text": f"{text} {' '.join(measured)}"})
+        entry = {"page": NETWORKS, "title": NETWORKS_TITLE, "heading": NETWORKS_TITLE}
+        self.index.append(entry | {"text": f"{text} {' '.join(measured)}"})
         write_text(self.out / "static" / "index.js", search.script(self.index))
 
     def _common(self, address, title, up=""):

@@ -1,4 +1,4 @@
-"""The page of all networks of timm: sort, filter, compare two. Its data lie in it, since a page from a disk may fetch nothing."""
+"""The page of all networks of timm: sort, filter, compare two. Its data lie in it: a page from a disk fetches nothing."""
 
 import json
 from pathlib import Path
