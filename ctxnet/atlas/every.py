@@ -26,6 +26,7 @@ FOLDER = Path("results") / "timm"
 TABLE, REFERENCE = "networks.jsonl", "reference.json"
 REFUSED = ("ValueError", "NotImplementedError", "TypeError")  # what the measures raise, with a reason a reader can use
 SECONDS, GIGABYTES = 900, 8
+_WAITING = Failure("waiting", "not measured yet")
 _PREFIX, _UNITS = "timm:", {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -104,15 +105,15 @@ def measure_every(
         rows = read_table(table)
         todo = [name for name in names if _open(rows.get(name), max_parameters, retry)]
         limits = {"at_once": at_once, "imports": imports, "gigabytes": gigabytes}
-        counts = _counted(todo, seconds, progress, limits)
-        todo = sorted(todo, key=lambda name: (_size(counts[name]), name))
+        counts = {name: rows[name]["parameters"] for name in todo if "parameters" in rows.get(name, {})}
+        counts |= _counted([name for name in todo if name not in counts], seconds, progress, limits)
         asked = []
-        for name in todo:
+        for name in sorted(todo, key=lambda name: (_size(counts[name]), name)):
             reason = _left_out(counts[name], max_parameters)
             if reason is None:
                 asked.append(name)
-            else:
-                append_row(table, _refusal(name, counts[name], reason, made))
+            if name not in rows or reason is not None:  # from now on the table knows of every network that matches
+                append_row(table, _refusal(name, counts[name], reason or _WAITING, made))
         with tqdm(total=len(asked), unit="network", desc="timm", disable=not progress, mininterval=1.0) as bar:
             for name, result in in_children(measure_architecture, asked, seconds=seconds, **limits):
                 if isinstance(result, Failure):
@@ -139,6 +140,8 @@ def read_networks(root="."):
 def _open(row, max_parameters, retry):
     """Whether an architecture with this row is still to be measured."""
     if row is None or (row["recipe"], row["timm"]) != (RECIPE, metadata.version("timm")):
+        return True
+    if row.get("refused") == _WAITING.kind:
         return True
     if row.get("refused") == "large":
         return max_parameters is None or row["parameters"] <= max_parameters

@@ -8,11 +8,11 @@ from ctxnet.paper.figures.law import ACCURACIES, COMMAND, label
 from ctxnet.paper.words import Table, minus, or_dash, plain
 
 _KINDS = {
-    "large": "larger than the limit",
+    "waiting": "not measured yet",
     "measures": "refused by the measures, which say why",
-    "memory": "needed too much memory",
-    "time": "took too long",
-    "died": "its process died",
+    "memory": "in need of too much memory",
+    "time": "too slow",
+    "died": "without an answer, for their process died",
 }
 
 
@@ -30,17 +30,18 @@ def status(root="."):
     text = f"**{len(done)} of {within}** architectures of timm within the limit of parameters are measured"
     text += f" ({len(done) / within:.1%})." if within else "."
     text += f" {kinds['large']} are larger." if kinds["large"] else ""
-    rest = {_KINDS.get(kind, "failed for another reason"): count for kind, count in kinds.items() if kind != "large"}
-    text += "".join(f" {count}: {reason}." for reason, count in sorted(rest.items()))
+    rest = {_KINDS.get(kind, "refused by the network itself or a library"): count for kind, count in kinds.items() if kind != "large"}
+    text += "".join(f" {count} {reason}." for reason, count in sorted(rest.items()))
     text += f" {probes:,} probes of the networks themselves found "
-    text += "no receptive field wrong." if not wrong else f"the receptive field wrong in {len(wrong)}: {', '.join(map(plain, wrong))}."
+    named = f"the receptive field wrong in {len(wrong)}: {', '.join(map(plain, wrong))}."
+    text += named if wrong else "no receptive field wrong."
     text += f" {bound} networks have upper bounds somewhere, and say so. All took {seconds / 3600:.1f} hours of one core."
     return text
 
 
 def refused(root=".", most=40):
     """Networks within the limit that were not measured, each with its reason; a :class:`Table`."""
-    others = {name: row for name, row in law.measured(root)[1].items() if row["refused"] != "large"}
+    others = {name: row for name, row in law.measured(root)[1].items() if row["refused"] not in ("large", "waiting")}
     rows = [[f"`{name}`", plain(row["family"]), plain(row["why"])] for name, row in list(others.items())[:most]]
     after = f"{len(others) - most} more are in `results/timm/networks.jsonl`." if len(others) > most else ""
     return Table(["network", "family", "why not"], rows, after=after)
@@ -51,7 +52,7 @@ def sample_text(root="."):
     plan = law.load_plan(root)
     sample = law.load_sample(root, plan.leave_out)
     if not sample.names:
-        return f"No published accuracies are at hand: `{ACCURACIES}` fetches them. Everything else on this page stands without."
+        return f"No published accuracies are at hand: `{ACCURACIES}` fetches them. All else on this page stands without."
     parts = law.split(sample, plan)
     explored, back = (f"{len(part.names)} networks of {len(set(part.families))} families" for part in parts)
     return (
@@ -122,5 +123,5 @@ def outliers(root="."):
         for name, points in found:
             line(kind, name, minus(f"{points:+.1f}"))
     header = ["", "network", "weights", "parameters, M", "mean distance, %", "within a third, %", "top-1, %", "to the model"]
-    caption = "Outliers: the most accurate of the tenth of networks with the least mean distance, and those furthest from the model."
+    caption = "The most accurate of the tenth of networks with the least mean distance, and those furthest from the model."
     return Table(header, rows, numbers=range(3, 8), number="10.2", caption=caption)
