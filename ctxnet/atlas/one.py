@@ -39,7 +39,7 @@ def describe(name):
     """What timm says of an architecture without building it: dict of ``name``, ``family`` (its module) and ``shape``."""
     import timm
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    config = timm.get_pretrained_cfg(name)
     shape = tuple(config.input_size) if config is not None else (3, 224, 224)
     return {"name": name, "family": timm.models.model_entrypoint(name).__module__.rpartition(".")[2], "shape": shape}
 

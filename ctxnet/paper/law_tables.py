@@ -30,7 +30,10 @@ def status(root="."):
     text = f"**{len(done)} of {within}** architectures of timm within the limit of parameters are measured"
     text += f" ({len(done) / within:.1%})." if within else "."
     text += f" {kinds['large']} are larger." if kinds["large"] else ""
-    rest = {_KINDS.get(kind, "refused by the network itself or a library"): count for kind, count in kinds.items() if kind != "large"}
+    rest = Counter()
+    for kind, count in kinds.items():
+        if kind != "large":
+            rest[_KINDS.get(kind, "refused by the network itself or a library")] += count
     text += "".join(f" {count} {reason}." for reason, count in sorted(rest.items()))
     text += f" {probes:,} probes of the networks themselves found "
     named = f"the receptive field wrong in {len(wrong)}: {', '.join(map(plain, wrong))}."
