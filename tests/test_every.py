@@ -118,9 +118,9 @@ def test_retry_asks_those_again_that_had_no_answer(measured, tmp_path):
 
 
 def test_a_run_that_is_killed_goes_on_where_it_was(networks, tmp_path):
-    words = [sys.executable, "-m", "ctxnet", "atlas", "timm:ctxtest_[gs]*", "--import", "bad_networks", "--root", str(tmp_path)]
+    words = [sys.executable, "-m", "ctxnet", "atlas", "timm:ctxtest_[gs]*", "--import", "bad_networks"]
     environment = os.environ | {"PYTHONPATH": f"{networks}{os.pathsep}{Path(__file__).parents[1]}"}
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*words, "--root", str(tmp_path)], env=environment, stderr=subprocess.DEVNULL)
     table = tmp_path / "results/timm/networks.jsonl"
     for _ in range(600):
         if table.exists() and "blocks" in read_table(table).get("ctxtest_good", {}):
@@ -156,7 +156,8 @@ def test_rows_of_other_measures_are_put_aside(measured, tmp_path, capsys):
     write_sealed(folder / "reference.json", {name: value for name, value in key.items() if name != "sha256"})
     every.measure_every(("ctxtest_good",), root=tmp_path, **given)
     assert list(read_table(folder / "networks.jsonl")) == ["ctxtest_good"]
-    assert len(read_table(folder / "superseded-1.jsonl")) == 5 and "the code computes something else" in capsys.readouterr().err
+    assert len(read_table(folder / "superseded-1.jsonl")) == 5
+    assert "the code computes something else" in capsys.readouterr().err
 
 
 # ---- names and numbers that people type --------------------------------------------------------------------------------
@@ -222,7 +223,8 @@ def test_blocks_that_are_listed():
 
 def _small():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3, padding=1)).eval()
+    layers = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3, padding=1)
+    return torch.nn.Sequential(*layers).eval()
 
 
 def test_probes_agree_with_the_right_mask_and_see_every_wrong_one():
@@ -330,8 +332,8 @@ def test_what_weights_were_trained_on(model, kind):
 
 def test_one_accuracy_an_architecture():
     lines = [{"model": model, "img_size": size, "top1": top1} for model, size, top1 in (
-        ("a.in22k_ft_in1k", "224", "90.0"), ("a.x_in1k", "288", "80.0"), ("a.y_in1k", "224", "79.0"), ("a.z_in1k", "224", "78.0"),
-        ("b.fb_dist_in1k", "384", "84.123"), ("c.in1k", "224", "70.0"),
+        ("a.in22k_ft_in1k", "224", "90.0"), ("a.x_in1k", "288", "80.0"), ("a.y_in1k", "224", "79.0"),
+        ("a.z_in1k", "224", "78.0"), ("b.fb_dist_in1k", "384", "84.123"), ("c.in1k", "224", "70.0"),
     )]  # fmt: skip
     found = accuracies.chosen(lines, {"a": 224, "b": 224, "d": 224})
     assert found["a"] == {"name": "a", "tag": "y_in1k", "training": "in1k", "test_size": 224, "top1": 0.79, "sets": 4}
@@ -346,4 +348,5 @@ def test_accuracies_come_from_the_pinned_table_alone(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="SHA-256 is .*, expected 30972bf7"):
         accuracies.find_table()
     assert accuracies.read_accuracies(tmp_path) == {}
-    assert re.fullmatch(r"https://.*/aa4b5850c1543fa488abf260f18390eda46cf85d/results/results-imagenet.csv", accuracies.ADDRESS)
+    pinned = r"https://.*/aa4b5850c1543fa488abf260f18390eda46cf85d/results/results-imagenet.csv"
+    assert re.fullmatch(pinned, accuracies.ADDRESS)
