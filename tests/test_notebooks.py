@@ -16,6 +16,7 @@ CHAPTERS = [
     "03_method",
     "04_experiments",
     "05_conclusion",
+    "10_law",
     "A_atlas",
     "B_erf_visualizations",
 ]

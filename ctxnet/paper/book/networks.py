@@ -33,7 +33,8 @@ def write_networks(out, root, environment, page):
         DamagedRecord: for a line of the table that is not as it was written.
     """
     data = page_data(root)
-    counts = {"all": len(data["networks"]), "refused": sum("why" in each for each in data["networks"])}
+    without = [row["refused"] for row in read_networks(root).values() if "refused" in row]
+    counts = {"all": len(data["networks"]), "refused": len(without), "waiting": without.count("waiting")}
     text = environment.get_template("networks.html.j2").render(**page, counts=counts, columns=COLUMNS, data=script(data))
     write_text(Path(out) / PAGE, text.rstrip() + "\n")
     return [each["name"] for each in data["networks"]]
