@@ -66,7 +66,7 @@ KINDS = {
     r"data/own\.\w+/unpacked\.sha256": "either",
     r"data/own\.\w+/(train|val)/\w+/\d\.bmp": "refused",
 }
-PERSONAL = r"(params|dvc|hypotheses|hypotheses_law)\.yaml|own\.tar"  # a person's to write: tests of settings, contrasts and archives
+PERSONAL = r"(params|dvc|hypotheses|hypotheses_law)\.yaml|own\.tar"  # a person's to write, tested elsewhere
 IGNORED = r".*\.(lock|partial|py|pyc|old)|\.git.*|\..*\.partial/.*"
 # Module → what vouches for the files it opens to read.
 READERS = {

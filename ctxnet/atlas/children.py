@@ -120,7 +120,10 @@ def _work(connection, function, names, gigabytes, imports):
             result = _failure(error, gigabytes)
         except Exception as error:  # models of all kinds fail in ways of all kinds
             result = _failure(error, gigabytes)
-        connection.send((name, result))
+        try:
+            connection.send((name, result))
+        except BrokenPipeError:  # nobody waits for it any more
+            return
 
 
 def _failure(error, gigabytes):
