@@ -35,3 +35,13 @@ class Padded(nn.Module):
 )  # fmt: skip
 def test_tokens_that_are_padded_for_the_class_token():
     assert int(receptive_field(Tokens(Padded()).eval(), "block", (32, 32)).sum()) == 16
+
+
+@pytest.mark.xfail(
+    raises=ValueError, strict=True,
+    reason="the layout is lost where a class token joins tokens that already see the whole image: timm's hybrid transformers",
+)  # fmt: skip
+def test_a_class_token_before_tokens_that_see_everything():
+    model = Tokens(nn.Identity())
+    model.patch = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, stride=2), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 4, stride=4))
+    assert receptive_field(model.eval(), "block", (64, 64)).all()
