@@ -206,6 +206,7 @@ def test_outliers_are_the_ones_that_were_made(root):
         ("    sign: -1", "    sign: 2", "hypotheses.third.sign=2"),
         ("    unit: 1\n", "    unt: 1\n", "unknown key 'unt'; did you mean 'unit'"),
         ("split:", "splits:", "missing or misshapen key 'split'"),
+        ("finished:", "done:", "missing or misshapen key 'finished'"),
         ("  draws: 2000\n", "", "missing or misshapen key 'draws'"),
     ],
 )  # fmt: skip
@@ -238,6 +239,18 @@ def test_the_words_count_what_is_there(root):
     assert law_tables.sample_text(root).startswith("60 networks have both.")
     assert "**Upheld**" in law_tables.verdicts(root) and len(law_tables.effects(root).rows) == 6
     assert len(law_tables.outliers(root).rows) == 16
+
+
+def test_families_kept_back_are_not_shown_before_all_is_measured(root):
+    for number in range(5):  # more than one in twenty of those asked for
+        waiting = {"name": f"w{number}", "family": "f", "size": 224, "refused": "waiting", "why": "…"}
+        append_row(root / FOLDER / TABLE, waiting)
+    assert [name for name, _ in law.parts(root)] == ["explored"] and "No verdict yet" in law_tables.verdicts(root)
+    explored = law.split(law.load_sample(root), law.load_plan(root))[0]
+    assert {row[1] for row in law_tables.effects(root).rows} == {"explored"} and len(explored.names) < 60
+    shown = [sum(len(c.get_offsets()) for c in ax.collections) for ax in drawn.draw_accuracy(root=root).axes]
+    assert shown == [len(law.parts(root)[0][1].names)] * 3
+    assert {r[1].strip("`") for r in law_tables.outliers(root).rows} <= set(law.parts(root)[0][1].names)
 
 
 def test_without_accuracies_all_but_that_axis_is_there(root):

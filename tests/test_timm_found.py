@@ -39,7 +39,7 @@ def test_tokens_that_are_padded_for_the_class_token():
 
 @pytest.mark.xfail(
     raises=ValueError, strict=True,
-    reason="the layout is lost where a class token joins tokens that already see the whole image: timm's hybrid transformers",
+    reason="the layout is lost where a class token joins tokens that see the whole image already: timm's hybrids",
 )  # fmt: skip
 def test_a_class_token_before_tokens_that_see_everything():
     model = Tokens(nn.Identity())

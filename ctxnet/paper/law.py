@@ -51,6 +51,7 @@ class Plan:
     seed: int
     level: float
     at: float
+    waiting: float
     hypotheses: dict = field(default_factory=dict)
 
 
@@ -92,7 +93,7 @@ def load_plan(root="."):
         model, split, sample, claims = said["model"], said["split"], said["sample"], said["hypotheses"]
         return Plan(
             said["written"], tuple(sample["leave_out"]), int(split["kept_back"]), int(model["draws"]), int(model["seed"]),
-            float(model["level"]), float(model["at"]),
+            float(model["level"]), float(model["at"]), float(said["finished"]["waiting"]),
             {n: typed(Hypothesis, {"name": n} | claim, where=f"{path}: hypotheses.{n}", choices={"sign": (-1, 1)})
              for n, claim in claims.items()},
         )  # fmt: skip
@@ -125,6 +126,20 @@ def load_sample(root=".", leave_out=()):
         np.array(known("test_size"), dtype=float), np.array([TRAININGS.index(t) for t in known("training")], dtype=int),
         np.array(known("top1"), dtype=float),
     )  # fmt: skip
+
+
+def is_finished(plan, root="."):
+    """Whether so few networks still wait to be measured that the families kept back may be looked at."""
+    done, others = measured(root)
+    asked = len(done) + sum(row["refused"] != "large" for row in others.values())
+    return sum(row["refused"] == "waiting" for row in others.values()) <= plan.waiting * asked
+
+
+def parts(root="."):
+    """The sample as it may be looked at: [("explored", sample)] and, once all is measured, ("kept back", sample)."""
+    plan = load_plan(root)
+    explored, back = split(load_sample(root, plan.leave_out), plan)
+    return [("explored", explored)] + ([("kept back", back)] if is_finished(plan, root) else [])
 
 
 def is_kept_back(family, one_in):

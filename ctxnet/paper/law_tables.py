@@ -38,7 +38,8 @@ def status(root="."):
     text += f" {probes:,} probes of the networks themselves found "
     named = f"the receptive field wrong in {len(wrong)}: {', '.join(map(plain, wrong))}."
     text += named if wrong else "no receptive field wrong."
-    text += f" {bound} networks have upper bounds somewhere, and say so. All took {seconds / 3600:.1f} hours of one core."
+    text += f" {bound} networks have upper bounds somewhere, and say so."
+    text += f" They took {seconds / 3600:.1f} hours, one after the other, beside other work."
     return text
 
 
@@ -70,7 +71,7 @@ def effects(root="."):
     sample = law.load_sample(root, plan.leave_out)
     rows = []
     for hypothesis in plan.hypotheses.values() if sample.names else ():
-        for part, name in zip(law.split(sample, plan), ("explored", "kept back"), strict=True):
+        for name, part in law.parts(root):
             found = law.effect(part, hypothesis, plan)
             rows.append([
                 label(hypothesis).replace("\n", " "), name, str(found.networks), str(found.families),
@@ -95,12 +96,17 @@ def verdicts(root="."):
     sample = law.load_sample(root, plan.leave_out)
     if not sample.names:
         return ""
+    if not law.is_finished(plan, root):
+        return (
+            "**No verdict yet.** The families kept back are looked at once, when the run is done; until then there is what "
+            "the families explored say, over the networks measured so far, the smallest first."
+        )
     _, back = law.split(sample, plan)
     lines = []
     for hypothesis in plan.hypotheses.values():
         found = law.effect(back, hypothesis, plan)
         interval = f"{or_dash(found.low_all, '.2f')} … {or_dash(found.high_all, '.2f')}"
-        lines.append(f"- *{hypothesis.text}* **{found.verdict.capitalize()}**: {minus(f'{found.points:+.2f}')} points "
+        lines.append(f"- *{hypothesis.text}* **{found.verdict.capitalize()}**: {or_dash(found.points, '+.2f')} points "
                      f"({interval}, corrected) in {found.networks} networks of {found.families} families.")  # fmt: skip
     return "\n".join(lines)
 
@@ -111,6 +117,8 @@ def outliers(root="."):
     sample = law.load_sample(root, plan.leave_out)
     if not sample.names:
         return Table([], [])
+    if not law.is_finished(plan, root):
+        sample = law.parts(root)[0][1]
     place, tags, rows = {n: i for i, n in enumerate(sample.names)}, read_accuracies(root), []
 
     def line(kind, name, points):

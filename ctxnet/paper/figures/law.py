@@ -61,8 +61,8 @@ def draw_cost(root="."):
 
 @figure(
     "10.2", networks="timm, own input size, at initialisation; accuracies published by timm",
-    caption="Context at initialisation against ImageNet top-1, one dot a network. Hollow: families kept back, to which no "
-    "model was fitted before it was tested on them.",
+    caption="Context at initialisation against ImageNet top-1, one dot a network. Hollow: families kept back, which "
+    "are shown and tested once, when all is measured.",
     alt="Three scatter plots of top-1 accuracy over the share of the image in the receptive field, the part of the "
     "effective receptive field within a third of the side, and the mean distance, with the largest families coloured.",
 )  # fmt: skip
@@ -74,6 +74,8 @@ def draw_accuracy(root="."):
         style.missing_panel(fig.subplots(), ACCURACIES, "No accuracies at hand.")
         return fig
     colours = family_colours(sample.families)
+    if not law.is_finished(plan, root):
+        sample = law.parts(root)[0][1]
     back = np.array([law.is_kept_back(family, plan.kept_back) for family in sample.families])
     shade = np.array([colours[family] for family in sample.families])
     values = {"rf_share": sample.context["rf_share"], "third": sample.context["third"],
@@ -104,8 +106,8 @@ def draw_effects(root="."):
     if not sample.names:
         style.missing_panel(ax, ACCURACIES, "No accuracies at hand.")
         return fig
-    explored, back = law.split(sample, plan)
-    parts = ((explored, style.SKY, -0.16, "families explored"), (back, style.VERMILION, 0.16, "families kept back"))
+    looks = ((style.SKY, -0.16, "families explored"), (style.VERMILION, 0.16, "families kept back"))
+    parts = [(part, *look) for (_, part), look in zip(law.parts(root), looks, strict=False)]
     for place, hypothesis in enumerate(plan.hypotheses.values()):
         ax.add_patch(_band(hypothesis.margin, place))
         for part, colour, shift, _ in parts:
