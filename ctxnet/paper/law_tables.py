@@ -46,7 +46,8 @@ def status(root="."):
 def refused(root=".", most=40):
     """Networks within the limit that were not measured, each with its reason; a :class:`Table`."""
     others = {name: row for name, row in law.measured(root)[1].items() if row["refused"] not in ("large", "waiting")}
-    rows = [[f"`{name}`", plain(row["family"]), plain(row["why"].partition("; ")[0])] for name, row in list(others.items())[:most]]
+    shown = list(others.items())[:most]
+    rows = [[f"`{name}`", plain(row["family"]), plain(row["why"].partition("; ")[0])] for name, row in shown]
     after = f"{len(others) - most} more are in `results/timm/networks.jsonl`." if len(others) > most else ""
     return Table(["network", "family", "why not"], rows, after=after)
 
