@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 from functools import partial
+from pathlib import Path
 
 from .extras import EXTRAS, missing
 from .files import one_line
@@ -126,9 +127,16 @@ def _report(args):
 
 def _atlas(args):
     from .atlas import ROWS, measure_rows
+    from .atlas.every import is_pattern
 
     if args.list:
         print("\n".join(f"{name:32}{row.family:14}{row.label}" for name, row in ROWS.items()))
+        return
+    if args.accuracies:
+        _accuracies(args)
+        return
+    if any(map(is_pattern, args.names)):
+        _every(args)
         return
     measured, kept, failed = measure_rows(
         args.names, root=args.root, weights=args.weights, pretrained=args.pretrained, input_size=args.input_size,
@@ -140,6 +148,41 @@ def _atlas(args):
     print(overview.parent / "atlas.csv")
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(measured) + len(kept) + len(failed)} not measured: {', '.join(failed)}")
+
+
+def _every(args):
+    from .atlas.every import FOLDER, TABLE, is_pattern, measure_every
+
+    for option in ("weights", "pretrained", "input_size", "redraw"):
+        if getattr(args, option):
+            raise ValueError(f"--{option.replace('_', '-')} belongs to networks that are named, not to a pattern")
+    if plain := [name for name in args.names if not is_pattern(name)]:
+        raise ValueError(f"{plain[0]} is no pattern; measure it by a command of its own: python -m ctxnet atlas {plain[0]}")
+    rows = measure_every(
+        args.names, root=args.root, max_parameters=args.max_params, at_once=args.at_once, imports=args.imports,
+        retry=args.retry, progress=not args.quiet,
+    )
+    refused = [row["refused"] for row in rows.values() if "refused" in row]
+    kinds = ", ".join(f"{refused.count(kind)} {kind}" for kind in sorted(set(refused)))
+    counts = f"{len(rows) - len(refused)} of {len(rows)} measured" + (kinds and f"; {kinds}")
+    print(f"{(Path(args.root) / FOLDER / TABLE).as_posix()}: {counts}")
+
+
+def _accuracies(args):
+    from .atlas.accuracies import keep_accuracies
+    from .atlas.every import FOLDER
+
+    kept = keep_accuracies(args.root)
+    print(f"{(Path(args.root) / FOLDER).as_posix()}/accuracies.jsonl: {len(kept)} architectures with a published accuracy")
+
+
+def _parameters(text):
+    from .atlas.every import parse_count
+
+    try:
+        return parse_count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _site(args):
@@ -200,8 +243,15 @@ def build_parser():
     sub_atlas = command("atlas", _atlas, "Measure the context of every known architecture, or of those named, once.")
     sub_atlas.add_argument(
         "names", nargs="*", metavar="name",
-        help="a row of --list, a timm or torchvision name (timm:resnet50), or path/to/file.py:function, whose code is run",
+        help="a row of --list, a timm or torchvision name (timm:resnet50), or path/to/file.py:function, whose code is run;"
+        " a pattern such as 'timm:*' for all that match, a line each in results/timm",
     )  # fmt: skip
+    sub_atlas.add_argument("--max-params", type=_parameters, metavar="N", help="of a pattern: no larger ones, such as 100M")
+    sub_atlas.add_argument("--at-once", type=_COUNT, default=1, metavar="N", help="of a pattern: so many side by side")
+    sub_atlas.add_argument("--accuracies", action="store_true", help="keep timm's published accuracies of what was measured")
+    sub_atlas.add_argument("--retry", action="store_true", help="of a pattern: also those that could not be measured before")
+    sub_atlas.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE",
+                           help="of a pattern: a module that registers models with timm")  # fmt: skip
     sub_atlas.add_argument("--weights", help="file of weights (.safetensors, .pth) for the one network named")
     sub_atlas.add_argument("--pretrained", action="store_true", help="the library's weights, where they can be downloaded")
     sub_atlas.add_argument("--input-size", type=_PIXELS, metavar="PX", help="side of the input instead of the network's own")

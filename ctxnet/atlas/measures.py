@@ -100,8 +100,15 @@ def multiply_adds(model, image):
     count, attention's included; normalisation, activations, pooling, additions and moves of data do not.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
-    with torch.no_grad(), counter:
-        model.eval()(image)
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    try:
+        for weight in learned:  # the counter stumbles over a view of one that wants a gradient
+            weight.requires_grad_(False)
+        with torch.no_grad(), counter:
+            model.eval()(image)
+    finally:
+        for weight in learned:
+            weight.requires_grad_(True)
     return counter.get_total_flops() // 2  # it counts multiplication and addition
 
 

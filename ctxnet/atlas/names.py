@@ -68,7 +68,7 @@ def folder_name(name, weights=""):
 def _timm_row(name):
     import timm
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    config = timm.get_pretrained_cfg(name)
     size = config.input_size[-1] if config is not None else 224
     return Row(name, "", partial(timm_model, name), size, "timm")
 

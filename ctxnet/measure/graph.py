@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
@@ -235,7 +237,7 @@ def trace(model, layers, input_size, ask=PLAIN):
                 handles.append(module.register_forward_pre_hook(mark(name)))
                 handles.append(module.register_forward_hook(mark(), prepend=True))
             try:
-                with WholeRecurrences():
+                with WholeRecurrences(), _one_fake_mode():
                     graph = make_fx(dispatch_functionalize(forward))(image)
             except Exception as error:
                 where = stack[-1] or type(model).__name__
@@ -244,6 +246,11 @@ def trace(model, layers, input_size, ask=PLAIN):
             for handle in handles:
                 handle.remove()
     return Trace(graph, layers, events, counts)
+
+
+def _one_fake_mode():
+    """Shapes of all values from one mode: one for every value, as is usual, takes half of the time of a trace."""
+    return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
 def named_layers(model, layers):

@@ -87,7 +87,7 @@ def _copied(trace, node):
         value = trace.known(argument)
         if value is None:
             return torch.full(tuple(argument.meta["val"].shape), math.nan, dtype=torch.float64)
-        return value
+        return value.contiguous() if isinstance(value, torch.Tensor) else value  # as a view may ask for
 
     if any(n in trace.live and not n.meta["val"].is_floating_point() for n in node.all_input_nodes):
         return None  # a mask that depends on the image
@@ -181,17 +181,21 @@ def _product(trace, node):
 
 
 def _sum(trace, node, sign):
-    """−∞, or a number so low that the scores do not matter, plus anything finite: the additive form of a mask."""
-    shape, shut = tuple(node.meta["val"].shape), None
+    """−∞, or a number so low that the scores do not matter, plus anything finite: the additive form of a mask; 0 + 0."""
+    shape, shut, zero = tuple(node.meta["val"].shape), None, []
     for position, argument in enumerate(node.args[:2]):
         if not isinstance(argument, torch.fx.Node):
             continue
         value = trace.known(argument) if argument in trace.live else trace.value(argument).double()
         if not isinstance(value, torch.Tensor):
             continue
+        zero.append(value == 0 if argument in trace.live else ~trace.wired(argument))
         value = value * sign if position else value
         here = torch.where(value <= NEARLY, value, math.nan)
         shut = here if shut is None else torch.fmin(shut, here)
-    if shut is None or bool(shut.isnan().all()):
+    if shut is None:
         return None
-    return shut.expand(shape)
+    shut = shut.expand(shape).clone()
+    if len(zero) == 2:
+        shut[(zero[0] & zero[1]).expand(shape)] = 0.0
+    return None if bool(shut.isnan().all()) else shut

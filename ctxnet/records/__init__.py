@@ -19,10 +19,11 @@ from .store import (
     write_images,
     write_record,
 )
+from .table import append_row, read_table, tidy_table
 
 __all__ = [
-    "DamagedRecord", "changes", "close", "decode_profile", "encode_csv", "encode_predictions", "encode_profile",
-    "load_profile", "protocol_folder", "read_context", "read_history", "read_predictions", "read_profile",
-    "read_provenance", "read_record", "records_of", "reusable", "run_folder", "save_profile", "set_aside",
-    "write_images", "write_record",
+    "DamagedRecord", "append_row", "changes", "close", "decode_profile", "encode_csv", "encode_predictions",
+    "encode_profile", "load_profile", "protocol_folder", "read_context", "read_history", "read_predictions", "read_profile",
+    "read_provenance", "read_record", "read_table", "records_of", "reusable", "run_folder", "save_profile",
+    "set_aside", "tidy_table", "write_images", "write_record",
 ]  # fmt: skip

@@ -7,6 +7,9 @@ from ctxnet.files import built_folder, write_bytes, write_text
 from ctxnet.paper import cards, claims, results, words
 from ctxnet.paper.book import chapters, made, reference, search
 from ctxnet.paper.book.explorer import write_explorer
+from ctxnet.paper.book.networks import PAGE as NETWORKS
+from ctxnet.paper.book.networks import TITLE as NETWORKS_TITLE
+from ctxnet.paper.book.networks import write_networks
 from ctxnet.paper.book.pdf import NAME, find_browser, print_paper
 from ctxnet.paper.figures import is_small_drawing
 
@@ -84,6 +87,10 @@ class _Book:
         text = "Pick a network and a block, move the position over a photograph: receptive field, effective receptive field."
         entry = {"page": "explorer.html", "title": "Explorer", "heading": "Explorer", "text": f"{text} {' '.join(shown)}"}
         self.index.append(entry)
+        measured = write_networks(self.out, self.root, self.environment, self._common(NETWORKS, NETWORKS_TITLE))
+        text = "Every architecture of timm on one footing: sort, filter, compare two."
+        entry = {"page": NETWORKS, "title": NETWORKS_TITLE, "heading": NETWORKS_TITLE}
+        self.index.append(entry | {"text": f"{text} {' '.join(measured)}"})
         write_text(self.out / "static" / "index.js", search.script(self.index))
 
     def _common(self, address, title, up=""):
