@@ -1,6 +1,5 @@
-"""What measuring all of timm has found in the measures: the smallest network that shows it, until a rule mends it."""
+"""What measuring all of timm has found in the measures: the smallest network that shows it."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -33,10 +32,6 @@ def test_tokens_that_are_padded_for_the_class_token():
     assert int(receptive_field(Tokens(Padded()).eval(), "block", (32, 32)).sum()) == 16
 
 
-@pytest.mark.xfail(
-    raises=ValueError, strict=True,
-    reason="the layout is lost where a class token joins tokens that see the whole image already: timm's hybrids",
-)  # fmt: skip
 def test_a_class_token_before_tokens_that_see_everything():
     model = Tokens(nn.Identity())
     model.patch = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, stride=2), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 4, stride=4))

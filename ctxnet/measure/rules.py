@@ -541,7 +541,8 @@ def batch_norm(call):
 def _normalised(call, node, steps):
     if call.index not in (None, 0):
         raise unknown(call, "its statistics are used directly")
-    result = [(node, steps)] if call.live(node) else []
+    # What is normalised stays where it is, however far its statistics reach.
+    result = [(node, steps), (node, [Mix()])] if call.live(node) else []
     for name in ("weight", "bias"):  # along the channels, which the step's chain does not treat
         if call.live(call.args.get(name)):
             raise unknown(call, f"its {name} depends on the image")
