@@ -12,6 +12,7 @@ from ..data import normalise, probe
 from ..measure import ContextProfile, calibrate, context_profile, residual_blocks
 from ..measure.receptive_field import Reach
 from ..measure.summary import erf_share, rf_side
+from .probing import probe_field
 
 SHARES = (0.5, 0.9, 0.99)  # parts of the effective receptive field whose pixels are counted
 DEPTHS = 4  # stages that are shown
@@ -52,6 +53,7 @@ def measure(model, input_size=224, *, layers=None, images=2, seed=0, fresh=True)
 
     Raises:
         ValueError, NotImplementedError: as :func:`ctxnet.context_profile`.
+        RuntimeError: the network itself, asked pixel by pixel, disagrees with a receptive field.
     """
     batch = probe_images(model, input_size, images, seed)
     layers = residual_blocks(model) if layers is None else list(layers)
@@ -59,7 +61,9 @@ def measure(model, input_size=224, *, layers=None, images=2, seed=0, fresh=True)
         calibrate(model, batch)
     model.eval()
     profile = context_profile(model, batch, layers)
-    grids = Reach(model, layers, tuple(batch.shape[1:])).grids.values()
+    reach = Reach(model, layers, tuple(batch.shape[1:]))
+    _require_agreement(model, reach, profile)
+    grids = reach.grids.values()
     shares = [[erf_share(erf, part) if erf.any() else None for erf in profile.erf] for part in SHARES]
     values = {
         "size": input_size,
@@ -74,6 +78,19 @@ def measure(model, input_size=224, *, layers=None, images=2, seed=0, fresh=True)
         "erf_share": {f"{part:g}": share for part, share in zip(SHARES, shares, strict=True)},
     }
     return Measurement(values, profile)
+
+
+def _require_agreement(model, reach, profile):
+    """Ask the network whether its last field, and its last one that is not the whole image, are right."""
+    last = len(profile.layers) - 1
+    inner = [i for i, mask in enumerate(profile.rf) if not mask.all()]
+    for i in sorted({last, *inner[-1:]}):
+        found = probe_field(model, reach, profile.layers[i], profile.rf[i], bool(profile.exact[i]))
+        if found["wrong"]:
+            raise RuntimeError(
+                f"layer {profile.layers[i]!r} disagrees with its receptive field at {found['wrong']} of {found['probes']}"
+                " pixels: an error of the measures; please report it with the network's name"
+            )
 
 
 def probe_images(model, input_size, count, seed=0):
