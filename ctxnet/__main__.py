@@ -109,7 +109,7 @@ def _on_ray(args):
     """A campaign side by side; None, with a line that says why, if that takes what is not installed and a cluster was not
     asked for."""
     try:
-        from .scale.campaign import campaign_on_ray
+        from .scale import campaign_on_ray
     except MissingExtra as error:
         if args.address:
             raise
@@ -126,11 +126,12 @@ def _print_status(campaigns, jobs):
               f"{found['runs']} runs finished{failed}{left}")  # fmt: skip
         for row, seed, done, of in found["running"]:
             print(f"  {row:32}{seed:>5}{f'{done}/{of}':>10}")
-    print(f"{len(campaigns)} campaigns on their way; {sum(job.minutes == 0 for job in jobs)} of {len(jobs)} runs are finished")
+    finished = sum(job.minutes == 0 for job in jobs)
+    print(f"{len(campaigns)} campaigns on their way; {finished} of {len(jobs)} runs are finished")
 
 
 def _print_plan(jobs, at_once):
-    from .scale.simulation import simulate
+    from .training.simulation import simulate
 
     print(f"{'row':32}{'seed':>5}{'epochs':>10}{'minutes':>9}")
     for job in jobs:

@@ -1,1 +1,9 @@
-"""From one machine to many: campaigns on Ray, and how long they would take."""
+"""From one machine to many: campaigns on Ray."""
+
+from ..extras import require
+
+require("scale", user="a campaign side by side")
+
+from .campaign import campaign_on_ray
+
+__all__ = ["campaign_on_ray"]

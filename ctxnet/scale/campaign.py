@@ -10,10 +10,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..extras import require
-
-require("scale", user="a campaign side by side")
-
 import ray
 import torch
 
@@ -76,7 +72,7 @@ def campaign_on_ray(
             going = _Going(
                 protocol, root, prepared, need, until, expected, shown, cluster.keeper(),
                 data=None if here or shared else Parcel.of(prepared), shared=shared is not False, failed={},
-            )
+            )  # fmt: skip
             waiting = unfinished(jobs, protocol, root=root, until=until, skip=shown.end)
             limit = (lambda: at_once or 1) if address is None else (lambda: at_once or max(1, cluster.slots(need)))
             with going:
@@ -167,7 +163,8 @@ class _Going:
         left = minutes_left(self.until)
         order = Order(
             protocol=self.protocol, variant=job.variant, seed=job.seed, threads=self.need["CPU"], root=str(self.root),
-            until=None if left is None else time.time() + 60 * left, token=str(token) if self.shared else None, data=self.data,
+            until=None if left is None else time.time() + 60 * left, token=str(token) if self.shared else None,
+            data=self.data,
         )  # fmt: skip
         ask = ray.remote(worker.train).options(
             num_cpus=self.need["CPU"], num_gpus=self.need["GPU"], memory=self.need["memory"] or None, max_retries=RETRIES,
@@ -252,4 +249,3 @@ class _Going:
 
 def _named(job):
     return job.variant, str(job.seed)
-

@@ -1,38 +1,41 @@
 """Ray itself: one of our own on this machine, or somebody's cluster, for the length of a ``with`` block."""
 
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from ..extras import require
-
-require("scale", user="a campaign side by side")
 
 import grpc
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..provenance import PACKAGES
-from . import worker
+from . import guard, worker
 
 ANSWER = 10  # seconds that an address has to answer in; Ray itself would try for hours
 ray.cloudpickle.register_pickle_by_value(worker)
-# Ray would count its users, look whether it is run by uv to build their environment anew, and let workers give way to others.
+# Ray would count its users, build an environment for every worker anew if run by uv, and let workers give way to others.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
          "RAY_worker_niceness": "0"}  # fmt: skip
 
 
 @contextmanager
 def on_this_machine(*, cpus, gpus=0):
-    """A Ray of our own, of so many CPUs and GPUs; it ends, and its folder goes, with the block."""
-    folder = tempfile.mkdtemp(prefix="ctxnet-ray-", dir="/tmp" if Path("/tmp").is_dir() else None)  # its sockets: < 107 bytes
+    """A Ray of our own, of so many CPUs and GPUs; it ends, and its folder goes, with the block or with this process."""
+    short = "/tmp" if Path("/tmp").is_dir() else None  # the path of a socket has at most 107 bytes
+    folder = tempfile.mkdtemp(prefix="ctxnet-ray-", dir=short)
+    watch = [sys.executable, "-I", "-S", guard.__file__, folder]
+    sees_off = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
+    os.environ[guard.MARK] = folder  # after the guard has begun, which is not to end itself
     try:
         with _connected(address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, _temp_dir=folder):
             yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        del os.environ[guard.MARK]
+        sees_off.stdin.close()
+        sees_off.wait()
 
 
 @contextmanager
@@ -84,7 +87,8 @@ def require_answer(address, name=None):
     name = address if name in (None, address) else f"{name} ({address})"
     host, _, port = place.rpartition(":")
     if not host or not port.isdigit():
-        raise RuntimeError(f"address {name!r} is none; nearest valid value: {'ray://' if '//' in address else ''}{place}:6379")
+        kind = "ray://" if "//" in address else ""
+        raise RuntimeError(f"address {name!r} has no port; nearest valid value: {kind}{place}:{10001 if kind else 6379}")
     with grpc.insecure_channel(place) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=ANSWER)

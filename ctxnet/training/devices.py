@@ -43,21 +43,21 @@ def run_on_devices(devices, protocol, variant, seed=0, *, root=".", max_minutes=
         try:
             mp.spawn(_rank, (results, place, threads, protocol, variant, seed, words, progress), nprocs=devices)
         except (mp.ProcessExitedException, mp.ProcessRaisedException) as error:
-            raise RuntimeError(results.get() if not results.empty() else f"a process of the run died: {one_line(error)}") from None
+            reason = f"a process of the run died: {one_line(error)}" if results.empty() else results.get()
+            raise RuntimeError(reason) from None
         return results.get()
 
 
 def _require_fitting(devices, protocol):
-    near = next(n for n in range(min(devices, protocol.batch_size), 0, -1) if protocol.batch_size % n == 0)
+    size = protocol.batch_size
+    near = next(n for n in range(min(devices, size), 0, -1) if size % n == 0)
     if near != devices:
-        raise ValueError(
-            f"devices={devices}: batch_size={protocol.batch_size} cannot be split into equal parts; nearest valid value: {near}"
-        )
+        raise ValueError(f"devices={devices}: batch_size={size} cannot be split evenly; nearest valid value: devices={near}")
     here = torch.cuda.device_count()
     if protocol.device == "cuda" and not launched() and devices > here:
-        raise ValueError(f"devices={devices}: {here} GPUs are here; nearest valid value: {here}")
+        raise ValueError(f"devices={devices}: {here} GPUs are here; nearest valid value: devices={here}")
     if protocol.cuda_graph:
-        raise ValueError(f"devices={devices}: not with cuda_graph of protocol {protocol.name}; nearest valid value: devices=1")
+        raise ValueError(f"devices={devices}: not with cuda_graph ({protocol.name}); nearest valid value: devices=1")
 
 
 def _rank(rank, results, place, threads, protocol, variant, seed, words, progress):
@@ -78,4 +78,3 @@ def _joined(place, protocol, variant, seed, words, progress):
         return run(protocol, variant, seed, progress=progress and group.rank == 0, group=group, **words)
     finally:
         dist.destroy_process_group()
-

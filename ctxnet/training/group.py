@@ -63,7 +63,8 @@ class Ranks(Group):
         for name, module in model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 if type(module) is not nn.BatchNorm2d:
-                    raise ValueError(f"{name}: {type(module).__name__} cannot be synchronised; nearest valid value: devices=1")
+                    kind = type(module).__name__
+                    raise ValueError(f"{name}: {kind} cannot be synchronised; nearest valid value: devices=1")
                 module.__class__ = SharedBatchNorm2d
 
     def attach(self, learner):

@@ -135,7 +135,7 @@ def set_aside_other(folder, key):
 
     Args:
         folder: of the run, held by :func:`ctxnet.locking.one_writer`.
-        key: gives the ``settings`` and the ``trace`` of now (:func:`ctxnet.records.changes`); asked only if something is there.
+        key: gives ``settings`` and ``trace`` of now (:func:`ctxnet.records.changes`); asked only if something is there.
     """
     old = _stored_key(folder)
     if old is not None and (reason := changes(old, key())):
