@@ -86,6 +86,7 @@ def _train(args):
 
 
 def _campaign(args):
+    side_by_side = not (args.status or args.dry_run) and (args.address or (args.at_once or 1) > 1) and _can_use_ray(args)
     from .training import campaign, load_protocol, plan, status
 
     protocol = load_protocol(args.protocol, args.params)
@@ -98,24 +99,27 @@ def _campaign(args):
         _print_plan(plan(protocol, **chosen), args.at_once or 1)
     else:
         go = campaign
-        if args.address or (args.at_once or 1) > 1:
-            go = _on_ray(args) or campaign
+        if side_by_side:
+            from .scale.campaign import campaign_on_ray
+
+            go = partial(campaign_on_ray, at_once=args.at_once, address=args.address)
         _, failed = go(protocol, **chosen, max_minutes=args.max_minutes, progress=not args.quiet)
         if failed:
             raise RuntimeError(f"{len(failed)} runs failed: {', '.join(f'{row} seed {seed}' for row, seed in failed)}")
 
 
-def _on_ray(args):
-    """A campaign side by side; None, with a line that says why, if that takes what is not installed and a cluster was not
-    asked for."""
+def _can_use_ray(args):
+    """Whether runs can go side by side; if not, a line says what that takes. A cluster that was asked for must answer."""
     try:
-        from .scale import campaign_on_ray
+        from .scale.address import require_answer
     except MissingExtra as error:
         if args.address:
             raise
         print(f"{error}; until then runs go one after the other", file=sys.stderr)
-        return None
-    return partial(campaign_on_ray, at_once=args.at_once, address=args.address)
+        return False
+    if args.address:
+        require_answer(args.address)
+    return True
 
 
 def _print_status(campaigns, jobs):

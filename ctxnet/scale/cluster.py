@@ -4,17 +4,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import grpc
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..provenance import PACKAGES
 from . import guard, worker
+from .address import require_answer
 
-ANSWER = 10  # seconds that an address has to answer in; Ray itself would try for hours
 ray.cloudpickle.register_pickle_by_value(worker)
 # Ray would count its users, build an environment for every worker anew if run by uv, and let workers give way to others.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -46,11 +45,9 @@ def at(address):
         address: "auto" (the one that runs on this machine, or $RAY_ADDRESS), "host:port" or "ray://host:port".
 
     Raises:
-        RuntimeError: nothing answers there; in one line, after :data:`ANSWER` seconds at most.
+        RuntimeError: nothing answers there; in one line, within seconds.
     """
-    found = _resolved(address)
-    require_answer(found, address)
-    with _connected(address=found):
+    with _connected(address=require_answer(address)):
         yield
 
 
@@ -67,33 +64,6 @@ def _connected(**words):
         yield
     finally:
         ray.shutdown()
-
-
-def _resolved(address):
-    """The address that "auto" stands for; any other as it is."""
-    if address != "auto":
-        return address
-    if os.environ.get("RAY_ADDRESS", "auto") not in ("auto", "local"):
-        return os.environ["RAY_ADDRESS"]
-    current = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"  # written by `ray start`
-    with suppress(OSError):
-        return current.read_text("utf-8").strip()
-    raise RuntimeError("no Ray runs on this machine; start one with `ray start --head`, or name its address, host:port")
-
-
-def require_answer(address, name=None):
-    """Raise ``RuntimeError`` unless something at an address speaks Ray's language, gRPC."""
-    place = address.removeprefix("ray://")
-    name = address if name in (None, address) else f"{name} ({address})"
-    host, _, port = place.rpartition(":")
-    if not host or not port.isdigit():
-        kind = "ray://" if "//" in address else ""
-        raise RuntimeError(f"address {name!r} has no port; nearest valid value: {kind}{place}:{10001 if kind else 6379}")
-    with grpc.insecure_channel(place) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=ANSWER)
-        except grpc.FutureTimeoutError:
-            raise RuntimeError(f"nothing answers at {name}, tried for {ANSWER} s; is Ray running there?") from None
 
 
 def nodes():
