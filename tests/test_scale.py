@@ -125,7 +125,8 @@ stages:
     matrix: {row: [plain20, resnet20]}
     cmd: exec python -W ignore -m ctxnet campaign --protocol quick --quiet --rows ${item.row}
     params: [protocols.quick]
-    outs: [results/quick/runs/${item.row}: {cache: false, persist: true}]
+    outs:
+      - results/quick/runs/${item.row}: {cache: false, persist: true}
 """
 
 
@@ -143,8 +144,8 @@ def check_in(root):
     (root / "dvc.yaml").write_text(STAGES)
     before = times()
     assert dvc("init", "-q", "--no-scm").returncode == 0
-    done = dvc("repro", "--quiet")
-    assert done.returncode == 0, done.stderr
+    done = dvc("repro")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert times() == before and len(yaml.safe_load((root / "dvc.lock").read_text())["stages"]) == 2
 
 
