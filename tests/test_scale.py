@@ -330,8 +330,8 @@ def test_a_box_of_time_failures_and_records_of_other_settings(tmp_path, whole, m
     other = dataclasses.replace(protocol, momentum=0.5)
     run(other, "plain20", 0, root=tmp_path, progress=False)
     with monkeypatch.context() as patched:
-        # There is time to begin, and none for a second epoch.
-        patched.setattr(sys.modules["ctxnet.training.campaign"], "_epoch_minutes", lambda job: 0.0)
+        # The time is over when Ray is ready: the run begins all the same, and pauses after an epoch.
+        patched.setattr(sys.modules["ctxnet.training.campaign"], "_epoch_minutes", lambda job: -1e9)
         assert on_ray(protocol, **chosen, seeds=[0], max_minutes=1e-3) == (0, {})
     stopped = tmp_path / "results/quick/runs/plain20/seed0/checkpoint.safetensors"
     assert stopped.exists() and len(list((tmp_path / "results/quick/superseded").iterdir())) == 1
