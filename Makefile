@@ -19,7 +19,7 @@ help:
 	@echo "make clean     remove what repro and test made; committed results and .venv stay"
 
 setup: | $(UV)
-	$(UV) sync --frozen --extra paper --compile-bytecode  # else every process compiles fastai and torch anew, where python may not
+	$(UV) sync --frozen --extra paper --extra scale --compile-bytecode  # else every process compiles fastai and torch anew, where python may not
 
 # Without uv on the machine: a private copy. --target, because Debian's pip refuses to install beside its own packages.
 .uv/bin/uv:

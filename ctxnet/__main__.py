@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
+import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
-from .extras import EXTRAS, missing
+from .extras import EXTRAS, MissingExtra, missing
 from .files import one_line
 from .naming import in_range, unknown_name
 from .process import one_interrupt
@@ -70,39 +72,81 @@ def _list(args):
 
 
 def _train(args):
-    from .training import load_protocol, run
+    from .training import load_protocol, run, run_on_devices
+    from .training.group import launched
 
     protocol = load_protocol(args.protocol, args.params)
     if args.device:
         protocol = dataclasses.replace(protocol, device=args.device)
-    result = run(
-        protocol, args.variant, args.seed, root=args.root, max_minutes=args.max_minutes, progress=not args.quiet
-    )
+    devices = int(os.environ["WORLD_SIZE"]) if launched() else args.devices
+    go = run if devices == 1 else partial(run_on_devices, devices)
+    result = go(protocol, args.variant, args.seed, root=args.root, max_minutes=args.max_minutes, progress=not args.quiet)
     if result.record:
         record = result.record
         print(f"{record['variant']} seed {record['seed']}: top-1 {record['top1']:.2%} of {record['n']}; {result.folder}")
 
 
 def _campaign(args):
-    from .training import campaign, campaign_at_once, load_protocol, plan
+    side_by_side = not (args.status or args.dry_run) and (args.address or (args.at_once or 1) > 1) and _can_use_ray(args)
+    from .training import campaign, load_protocol, plan, status
 
     protocol = load_protocol(args.protocol, args.params)
     if args.device:
         protocol = dataclasses.replace(protocol, device=args.device)
     chosen = {"root": args.root, "rows": args.rows, "seeds": args.seeds}
-    if not args.dry_run:
-        go = campaign if args.at_once == 1 else partial(campaign_at_once, args.at_once)
+    if args.status:
+        _print_status(status(protocol, root=args.root), plan(protocol, **chosen))
+    elif args.dry_run:
+        _print_plan(plan(protocol, **chosen), args.at_once or 1)
+    else:
+        go = campaign
+        if side_by_side:
+            from .scale.campaign import campaign_on_ray
+
+            go = partial(campaign_on_ray, at_once=args.at_once, address=args.address)
         _, failed = go(protocol, **chosen, max_minutes=args.max_minutes, progress=not args.quiet)
         if failed:
             raise RuntimeError(f"{len(failed)} runs failed: {', '.join(f'{row} seed {seed}' for row, seed in failed)}")
-        return
-    jobs = plan(protocol, **chosen)
+
+
+def _can_use_ray(args):
+    """Whether runs can go side by side; if not, a line says what that takes. A cluster that was asked for must answer."""
+    try:
+        from .scale.address import require_answer
+    except MissingExtra as error:
+        if args.address:
+            raise
+        print(f"{error}; until then runs go one after the other", file=sys.stderr)
+        return False
+    if args.address:
+        require_answer(args.address)
+    return True
+
+
+def _print_status(campaigns, jobs):
+    for found in campaigns:
+        left = "" if found["minutes_left"] is None else f", {found['minutes_left']:.1f} minutes left"
+        failed = f", {found['failed']} failed" if found["failed"] else ""
+        print(f"a campaign since {time.strftime('%F %T', time.localtime(found['started']))}: {found['finished']} of "
+              f"{found['runs']} runs finished{failed}{left}")  # fmt: skip
+        for row, seed, done, of in found["running"]:
+            print(f"  {row:32}{seed:>5}{f'{done}/{of}':>10}")
+    finished = sum(job.minutes == 0 for job in jobs)
+    print(f"{len(campaigns)} campaigns on their way; {finished} of {len(jobs)} runs are finished")
+
+
+def _print_plan(jobs, at_once):
+    from .training.simulation import simulate
+
     print(f"{'row':32}{'seed':>5}{'epochs':>10}{'minutes':>9}")
     for job in jobs:
         minutes = "?" if job.minutes is None else f"{job.minutes:.1f}"
         print(f"{job.variant:32}{job.seed:>5}{f'{job.epochs}/{job.of}':>10}{minutes:>9}  {job.basis}")
     known, unknown = sum(job.minutes or 0 for job in jobs), sum(job.minutes is None for job in jobs)
     text = f"{known:.0f} minutes" if not unknown else f"{known:.0f} minutes and {unknown} runs that nobody has timed"
+    if at_once > 1:
+        span = simulate([job.minutes for job in jobs if job.minutes], at_once)
+        text += f", {span:.0f} with {at_once} at once if each is as fast as alone"
     print(f"{sum(job.minutes != 0 for job in jobs)} of {len(jobs)} runs to do, {text}")
 
 
@@ -218,6 +262,7 @@ def build_parser():
     sub.add_argument("--variant", required=True, help="a name from `list`")
     sub.add_argument("--seed", type=_seed, default=0, help="a number, or a label such as 7-init3-draw4")
     sub.add_argument("--max-minutes", type=_MINUTES, help="stop cleanly before the epoch that would not end in time")
+    sub.add_argument("--devices", type=_COUNT, default=1, metavar="N", help="train by N processes, one for each GPU")
     sub.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -226,7 +271,9 @@ def build_parser():
     sub_campaign.add_argument("--rows", nargs="+", help="only these")
     sub_campaign.add_argument("--seeds", nargs="+", type=_seed, help="only these")
     sub_campaign.add_argument("--max-minutes", type=_MINUTES, help="stop cleanly when the next epoch would not end in time")
-    sub_campaign.add_argument("--at-once", type=_COUNT, default=1, metavar="N", help="so many runs side by side")
+    sub_campaign.add_argument("--at-once", type=_COUNT, metavar="N", help="so many runs side by side, by Ray")
+    sub_campaign.add_argument("--address", metavar="A", help="a Ray cluster: auto, host:port or ray://host:port")
+    sub_campaign.add_argument("--status", action="store_true", help="say how far the campaigns on their way are")
     sub_campaign.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
     sub_campaign.add_argument("--dry-run", action="store_true", help="print the plan with minutes per run")
     sub_campaign.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -287,7 +334,8 @@ def main(argv=None):
         module = (error.name or "").partition(".")[0]
         if not any(module in modules for modules in EXTRAS.values()):
             raise
-        sys.exit(f"ctxnet: {missing(module, NEEDS[args.command], user=args.command)}")
+        extra = "scale" if module in EXTRAS["scale"] else NEEDS[args.command]
+        sys.exit(f"ctxnet: {missing(module, extra, user=args.command)}")
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"ctxnet: {one_line(error)}")
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ EXTRAS = {
     "train": ("PIL", "fastai", "filelock", "tqdm", "yaml"),
     "paper": ("IPython", "ipywidgets", "jinja2", "latex2mathml", "nbclient", "nbconvert", "nbformat", "pandas",
               "papermill", "scipy"),
-    "scale": ("ray",),
+    "scale": ("grpc", "ray"),
 }  # fmt: skip
 
 

@@ -1,18 +1,15 @@
 """Campaigns: order, time box, failures, and what they may not need."""
 
 import dataclasses
-import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from ctxnet.locking import one_writer
-from ctxnet.training import campaign, campaign_at_once, load_params, load_protocol, plan, run, seeds_of
+from ctxnet.training import campaign, load_params, load_protocol, plan, run, seeds_of
 
 ROOT = Path(__file__).parents[1]
 FEW = ["resnet50", "resnet50_perm1", "resnet50_dilated4"]
@@ -91,44 +88,6 @@ def test_a_record_of_other_settings_is_no_finished_run(project):
     changed = dataclasses.replace(protocol, momentum=0.8)
     assert plan(changed, root=project, rows=["resnet50"])[0].minutes > 0
     assert campaign(changed, root=project, rows=["resnet50"], progress=False) == (1, {})
-
-
-def test_two_processes_share_out_a_campaign(project):
-    protocol = quick(project, seeds=[0, 1])
-    with pytest.raises(ValueError, match="at_once=0 must be .* nearest valid value: at_once=1"):
-        campaign_at_once(0, protocol, root=project)
-    assert campaign_at_once(2, protocol, root=project, rows=FEW[::2], progress=False) == (4, {})
-    threads = torch.get_num_threads()
-    for record in (project / "results").rglob("provenance.json"):
-        assert json.loads(record.read_text())["threads"] == max(1, threads // 2)
-    assert all(job.minutes == 0 for job in plan(protocol, root=project, rows=FEW[::2]))
-    failing = dataclasses.replace(protocol, learning_rate=1e30)
-    finished, failed = campaign_at_once(2, failing, root=project, rows=FEW[:1], seeds=[0], progress=False)
-    assert finished == 0 and list(failed) == [("resnet50", 0)]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_processes_of_a_campaign_die_with_it(project):
-    command = [sys.executable, "-m", "ctxnet", "campaign", "--protocol", "quick", "--at-once", "2", "--quiet"]
-    parent = subprocess.Popen([*command, "--root", project, "--params", project / "params.yaml"], cwd=ROOT)
-    while len(list((project / "results").rglob(".lock"))) < 2:
-        assert parent.poll() is None
-        time.sleep(0.05)
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
-    assert len(children) >= 2
-    parent.kill()
-    parent.wait()
-    deadline = time.monotonic() + 20
-    while any(_lives(child) for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def _lives(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_the_command_line_prints_the_plan(project):

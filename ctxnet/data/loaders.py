@@ -79,11 +79,12 @@ class Finish:
 
     Args:
         sizes: images per batch of an epoch, in order; empty: no augmentation.
+        part: (r, N): the batch holds images r, r + N … of a larger one, which ``sizes`` speak of.
         **augmentation: arguments of :func:`random_affines`.
     """
 
-    def __init__(self, sizes=(), **augmentation):
-        self.sizes, self.augmentation, self.waiting = sizes, augmentation, []
+    def __init__(self, sizes=(), part=(0, 1), **augmentation):
+        self.sizes, self.part, self.augmentation, self.waiting = sizes, part, augmentation, []
 
     def restart(self):
         """To be called before an epoch: what a broken-off one has left is dropped."""
@@ -105,7 +106,8 @@ class Finish:
         if not self.waiting:
             drawn = [random_affines(size, **self.augmentation) for size in self.sizes]
             self.waiting = list(torch.cat(drawn).to(device, non_blocking=True).split(self.sizes))[::-1]
-        return self.waiting.pop()
+        rank, size = self.part
+        return self.waiting.pop()[rank::size]
 
 
 def _finished(images, affines):
@@ -134,8 +136,10 @@ def _same(item):
     return item
 
 
-def _gather(split, indices):
-    """(uint8 (B, S, S, 3), int64 (B,)) tensors of the items at ``indices``, where the split's images are."""
+def _gather(split, part, indices):
+    """(uint8 (B, S, S, 3), int64 (B,)) tensors of every Nth of the items at ``indices``, for ``part`` (r, N) from the r-th
+    on, where the split's images are."""
+    indices = indices[part[0] :: part[1]]
     if torch.is_tensor(split.images):
         chosen = torch.tensor(indices).to(split.images.device, non_blocking=True)
         return split.images.index_select(0, chosen), split.labels.index_select(0, chosen)
@@ -165,7 +169,7 @@ def _check(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, work
         raise ValueError("the probe set's label is geometry: it needs min_crop=1.0, max_rotate=0.0 and flip=False")
 
 
-def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers, seed, resident=None):
+def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers, seed, resident=None, part=(0, 1)):
     """fastai ``DataLoaders`` over a :class:`~ctxnet.data.Prepared`.
 
     A batch is x float32 (B, 3, S, S), ImageNet-normalised, and y int64 (B,). Training is shuffled,
@@ -184,6 +188,8 @@ def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, wor
         workers: processes that gather batches; 0 gathers in this one.
         resident: a device, such as "cuda", that all images are copied to first (uint8, 3·S² bytes each); batches are
             then gathered there, and ``workers`` must be 0. None: they stay on disk, behind a memory map.
+        part: (r, N): what the r-th of N processes loads that train together: images r, r + N … of every training batch,
+            which N divides, augmented as in the whole one, and the r-th of N successive parts of the validation set.
 
     Raises:
         ValueError: an argument out of range, or augmentation asked for on the probe set.
@@ -193,11 +199,14 @@ def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, wor
 
     augmentation = {"min_crop": min_crop, "max_rotate": max_rotate, "flip": flip}
     _check(prepared, image_size=image_size, batch_size=batch_size, workers=workers, **augmentation)
+    if part[1] > len(prepared.valid_ids):
+        near = len(prepared.valid_ids)
+        raise ValueError(f"devices={part[1]}: fewer validation images than that; nearest valid value: devices={near}")
     if resident and workers:
         raise ValueError(f"workers={workers}: images that lie on {resident} are gathered there; nearest valid value: 0")
     steps = len(prepared.train_ids) // batch_size
     plain = min_crop == 1 and max_rotate == 0 and not flip
-    finish = Finish() if plain else Finish([batch_size] * steps, **augmentation)
+    finish = Finish() if plain else Finish([batch_size] * steps, part, **augmentation)
 
     # partial: fastai would bind a plain method to the loader
     hooks = {"before_iter": partial(Finish.restart, finish), "after_batch": finish}
@@ -215,12 +224,14 @@ def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, wor
             num_workers=workers,
             pin_memory=torch.cuda.is_available() and not resident,
             create_item=_same,  # items stay indices until the whole batch is gathered
-            do_batch=partial(_gather, split),
+            do_batch=partial(_gather, split, part if train else (0, 1)),
             **(hooks if train else {"after_batch": Finish()}),
         )
 
     train = loader(prepared.train_images, prepared.train_labels, prepared.train_ids, train=True)
-    valid = loader(prepared.valid_images, prepared.valid_labels, prepared.valid_ids, train=False)
+    rank, size = part
+    mine = slice(*(number * len(prepared.valid_ids) // size for number in (rank, rank + 1)))
+    valid = loader(prepared.valid_images[mine], prepared.valid_labels[mine], prepared.valid_ids[mine], train=False)
     train.rng, valid.rng = random.Random(seed), random.Random(seed)
     dls = DataLoaders(train, valid)
     dls.vocab, dls.c = list(prepared.classes), len(prepared.classes)

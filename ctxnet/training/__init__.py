@@ -5,12 +5,17 @@ from ..extras import require
 require("train", user=__name__)
 
 from ..records import read_record
-from .at_once import campaign_at_once
 from .campaign import campaign, plan
 from .context import calibrate, measure_variant
+from .devices import run_on_devices
 from .lattice import measure_lattice
+from .progress import status
 from .protocol import Measure, Protocol, load_measure, load_params, load_protocol, rows_of, seeds_of
 from .run import RunResult, run
+from .simulation import simulate
 
-__all__ = ["Measure", "Protocol", "RunResult", "calibrate", "campaign", "campaign_at_once", "load_measure", "load_params",
-           "load_protocol", "measure_lattice", "measure_variant", "plan", "read_record", "rows_of", "run", "seeds_of"]
+__all__ = [
+    "Measure", "Protocol", "RunResult", "calibrate", "campaign", "load_measure", "load_params", "load_protocol",
+    "measure_lattice", "measure_variant", "plan", "read_record", "rows_of", "run", "run_on_devices", "seeds_of", "simulate",
+    "status",
+]  # fmt: skip

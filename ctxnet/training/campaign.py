@@ -14,6 +14,7 @@ from ..naming import require_known
 from ..records import changes, read_provenance, read_record, records_of, run_folder
 from ..tensors import load_tensors
 from .clock import deadline
+from .progress import Progress
 from .protocol import identity, load_params, rows_of, seeds_of
 from .run import require_device, run
 from .seeds import parse_seeds
@@ -82,28 +83,61 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
         RuntimeError: if the device is missing.
     """
     require_device(protocol)
-    until = deadline(max_minutes)
-    finished, failed = 0, {}
-    for job in plan(protocol, root=root, rows=rows, seeds=seeds):
-        if _finished(protocol, job.variant, job.seed, root, code=True):
-            continue  # when the plan was made, or by another process since
-        left = None if until is None else (until - time.perf_counter()) / 60
+    until, failed = deadline(max_minutes), {}
+    jobs = plan(protocol, root=root, rows=rows, seeds=seeds)
+    with Progress(protocol, [job for job in jobs if job.minutes != 0], root=root) as shown:
+        for job in unfinished(jobs, protocol, root=root, until=until, skip=shown.end):
+            shown.begin(job)
+            try:
+                result = run(
+                    protocol, job.variant, job.seed, root=root, max_minutes=minutes_left(until), progress=progress,
+                    watch=shown.watch(job),
+                )  # fmt: skip
+            except Busy:
+                shown.end(job)
+                continue
+            except (ValueError, RuntimeError, FloatingPointError) as error:
+                failed[job.variant, job.seed] = str(error)
+                shown.end(job, failed=True, text=f"{job.variant} seed {job.seed}: failed: {error}")
+                continue
+            if result.status == "paused":
+                break
+            shown.end(job, finished=True, text=outcome(result.record))
+    return shown.finished, failed
+
+
+def unfinished(jobs, protocol, *, root, until, skip):
+    """Of ``jobs``, one after the other, those that are not finished when it is their turn, while the time lasts.
+
+    Args:
+        until: from :func:`ctxnet.training.clock.deadline`.
+        skip: called with a job that was to be done when the plan was made and has been finished by another process since.
+    """
+    for job in jobs:
+        if is_finished(protocol, job, root):
+            if job.minutes != 0:
+                skip(job)
+            continue
+        left = minutes_left(until)
         if left is not None and left < _epoch_minutes(job):
             print(f"{left:.1f} minutes left: not enough for an epoch of {job.variant}; the same command goes on from here")
-            break
-        try:
-            result = run(protocol, job.variant, job.seed, root=root, max_minutes=left, progress=progress)
-        except Busy:
-            continue
-        except (ValueError, RuntimeError, FloatingPointError) as error:
-            failed[job.variant, job.seed] = str(error)
-            print(f"{job.variant} seed {job.seed}: failed: {error}")
-            continue
-        if result.status == "paused":
-            break
-        finished += 1
-        print(f"{job.variant} seed {job.seed}: top-1 {result.record['top1']:.2%}", flush=True)
-    return finished, failed
+            return
+        yield job
+
+
+def is_finished(protocol, job, root="."):
+    """Whether a job's run has a record, made under these settings and by code that computes the same."""
+    return _finished(protocol, job.variant, job.seed, root, code=True)
+
+
+def minutes_left(until):
+    """Until a :func:`ctxnet.training.clock.deadline`; None for None."""
+    return None if until is None else (until - time.perf_counter()) / 60
+
+
+def outcome(record):
+    """A finished run in one line."""
+    return f"{record['variant']} seed {record['seed']}: top-1 {record['top1']:.2%}"
 
 
 def _first_seed_first(seed):

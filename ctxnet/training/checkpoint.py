@@ -13,10 +13,15 @@ class Checkpoints:
     """Checkpoints of one run, as many as take no more than ``SHARE`` of its time.
 
     A full-size network with its optimiser is some hundred megabytes: on a GPU that can take longer than an epoch.
+
+    Args:
+        path: of the file.
+        learner: whose state is kept.
+        kept: called with ``path`` after every writing, which its time is part of; None: nothing.
     """
 
-    def __init__(self, path, learner):
-        self.path, self.learner = path, learner
+    def __init__(self, path, learner, kept=None):
+        self.path, self.learner, self.kept = path, learner, kept
         self.cost, self.written, self.pending = 0.0, time.perf_counter(), None
 
     def after_epoch(self, state):
@@ -31,6 +36,8 @@ class Checkpoints:
             return
         started = time.perf_counter()
         save_checkpoint(self.path, self.learner, self.pending)
+        if self.kept is not None:
+            self.kept(self.path)
         self.written, self.pending = time.perf_counter(), None
         self.cost = self.written - started
 

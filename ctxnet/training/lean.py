@@ -51,11 +51,14 @@ class LeanLearner(Learner):
     ``keep_answers`` the sums hold labels and predictions of training too. With ``validating`` off an epoch ends with its
     training.
 
+    ``parallel`` takes the network's place in training where several processes train it, and ``new_sums`` makes their sums.
+
     Callbacks are asked for their methods when they are added; a method given to one later is not called.
     """
 
     bf16 = keep_answers = False
     validating = True
+    parallel, new_sums = None, EpochSums
 
     def add_cb(self, cb):
         self._listeners = {}
@@ -83,11 +86,11 @@ class LeanLearner(Learner):
             self._do_epoch_validate()
 
     def _do_epoch_train(self):
-        self.sums = EpochSums()
+        self.sums = self.new_sums()
         super()._do_epoch_train()
 
     def _do_epoch_validate(self, ds_idx=1, dl=None):
-        self.sums = EpochSums()
+        self.sums = self.new_sums()
         super()._do_epoch_validate(ds_idx, dl)
 
     def all_batches(self):
@@ -111,7 +114,7 @@ class LeanLearner(Learner):
 
     def _do_one_batch(self):
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
-            self.pred = self.model(*self.xb)
+            self.pred = (self.parallel if self.parallel and self.training else self.model)(*self.xb)
         self.pred = self.pred.float()
         self._call_one("after_pred")
         # a smoothed target is for learning; what is validated is judged by the true one

@@ -49,6 +49,9 @@ class Protocol:
         train_top1: also keep the share of right answers on the training batches, as they are seen in training.
         note: what a reader must know before comparing numbers of this protocol with others; no part of a run's identity.
         validate_every: epochs from one validation to the next; there is always one after the last epoch.
+        threads: of torch in a run of a campaign on Ray; 0: the cores shared out between the runs; on a cluster, one.
+        gpu_share: of a GPU that a run of such a campaign takes; 0.5 puts two runs on one.
+        memory_gb: that such a run is given room for; 0: not considered. None of these three is part of a run's identity.
     """
 
     name: str
@@ -87,6 +90,9 @@ class Protocol:
     train_top1: bool = False
     validate_every: int = 1
     note: str = ""
+    threads: int = 0
+    gpu_share: float = 1.0
+    memory_gb: float = 0.0
 
     def validates(self, epoch):
         """Whether the epoch (counted from 0) ends with a validation."""
@@ -132,11 +138,14 @@ _RANGES = {
     "drop_rate": "[0, 1)", "held_out": "[0, 1)", "validate_every": "[1, 100000]", "images": "[1, 100000]",
     "summed_images": "[0, 100000]", "seed": f"[0, {2**31 - 1}]", "places": "[1, 64]", "cells": "[1, 4096]",
     "train_images": "[1, 10000000]", "valid_images": "[1, 10000000]", "distance": "[1, 4096]",
-    "train_seed": f"[0, {2**31 - 1}]", "valid_seed": f"[0, {2**31 - 1}]",
+    "train_seed": f"[0, {2**31 - 1}]", "valid_seed": f"[0, {2**31 - 1}]", "threads": "[0, 1024]", "gpu_share": "(0, 1]",
+    "memory_gb": "[0, 100000]",
 }  # fmt: skip
 _REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "measure", "lattice")
 _TAKEN = ("atlas", "measure", "lattice")  # folders of results that no protocol made
 _GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign")
+# What chooses where, how fast and which runs are made, and is no part of what a run is.
+NO_IDENTITY = ("name", "seeds", "device", "cuda_graph", "note", "threads", "gpu_share", "memory_gb")
 
 
 @dataclass(frozen=True)
@@ -292,13 +301,12 @@ def load_lattice(path="params.yaml"):
 def identity(protocol, variant, seed, data_hash):
     """What a run's result depends on, as a JSON-able dict; its hash names the run.
 
-    The device, CUDA graphs, the list of seeds, the name and the note of the protocol are left out: they choose where, how
-    fast and which runs are made, not what a run is. So are settings at their default: those came later than the first
-    records, which were made with just these values.
+    :data:`NO_IDENTITY` is left out. So are settings at their default: those came later than the first records, which were
+    made with just these values.
     """
     seeds = parse_seeds(seed)
     settings = dataclasses.asdict(protocol)
     for field in dataclasses.fields(protocol):
-        if field.name in ("name", "seeds", "device", "cuda_graph", "note") or settings[field.name] == field.default:
+        if field.name in NO_IDENTITY or settings[field.name] == field.default:
             del settings[field.name]
     return {**settings, "variant": variant, **seeds.stated(), "data": data_hash}

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from ..tensors import load_tensors, save_tensors
 from .checkpoint import Checkpoints, load_checkpoint
 from .clock import Clock, deadline
 from .context import profile_images, shares, trained_profile
+from .group import ALONE
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
 from .seeds import parse_seeds
@@ -62,7 +64,10 @@ def require_device(protocol):
         )
 
 
-def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True, cbs=()):
+def run(
+    protocol, variant, seed=0, *, root=".", results=None, prepared=None, max_minutes=None, progress=True, cbs=(), watch=None,
+    group=ALONE,
+):  # fmt: skip
     """Train one variant under a protocol, or go on where an earlier call stopped.
 
     A finished run is returned as it is recorded. A run that was made under other settings, or by code that computed
@@ -75,9 +80,13 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
         seed: of initial weights, random positions, order and augmentation; a number, or a label that crosses them
             (:func:`ctxnet.training.seeds.parse_seeds`).
         root: folder that holds params.yaml, data and results.
+        results: folder that holds the results, if another.
+        prepared: the protocol's data from ``prepare_dataset``; None: they are looked for under ``root``.
         max_minutes: stop cleanly before the epoch that would not end in time, after one at least.
         progress: show a bar with the time left for the whole run.
         cbs: further fastai callbacks.
+        watch: whose ``epoch(done)`` is called after every epoch and ``checkpoint(path)`` after every writing of one.
+        group: the processes that train together (:mod:`ctxnet.training.group`); the first alone writes.
 
     Returns:
         :class:`RunResult`.
@@ -95,28 +104,41 @@ def run(protocol, variant, seed=0, *, root=".", max_minutes=None, progress=True,
     root = Path(root)
     require_device(protocol)
     seed = parse_seeds(seed).label
-    folder = run_folder(protocol.name, variant, seed, root)
-    prepared = prepare_dataset(protocol, load_params(root / "params.yaml"), root)
+    results = root if results is None else Path(results)
+    folder = run_folder(protocol.name, variant, seed, results)
+    if prepared is None:
+        prepared = group.first(prepare_dataset, protocol, load_params(root / "params.yaml"), root)
     if protocol.held_out:
         prepared = hold_out(prepared, protocol.held_out)
     key = {"settings": identity(protocol, variant, seed, prepared.manifest_hash), "trace": run_trace(protocol, variant)}
-    with one_writer(folder):
-        remove_partials(folder)
-        _set_aside(folder, key)
-        record = read_record(folder)
+    with one_writer(folder) if group.rank == 0 else nullcontext():
+        record = group.first(_open, folder, key)
         if record is None:
             clock = Clock()
-            state = _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock)
+            state = _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock, watch, group)
             if state is None:
                 return RunResult("paused", folder, None)
-            record = _finish(protocol, variant, seed, prepared, key, folder, state, root, clock)
+            if group.rank == 0:
+                record = _finish(protocol, variant, seed, prepared, key, folder, state, root, results, clock, group.size)
     return RunResult("finished", folder, record)
 
 
-def _set_aside(folder, key):
-    """Move a run out of the way that was made under other settings or by code that computed something else."""
+def _open(folder, key):
+    """Put a run's folder right; returns the record that is there already."""
+    remove_partials(folder)
+    set_aside_other(folder, lambda: key)
+    return read_record(folder)
+
+
+def set_aside_other(folder, key):
+    """Move a run out of the way that was made under other settings or by code that computed something else.
+
+    Args:
+        folder: of the run, held by :func:`ctxnet.locking.one_writer`.
+        key: gives ``settings`` and ``trace`` of now (:func:`ctxnet.records.changes`); asked only if something is there.
+    """
     old = _stored_key(folder)
-    if old is not None and (reason := changes(old, key)):
+    if old is not None and (reason := changes(old, key())):
         set_aside(folder, old, reason)
 
 
@@ -170,7 +192,7 @@ def initial_context(protocol, variant, seeds, images, *, num_classes):
     }
 
 
-def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock):
+def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress, cbs, clock, watch, group):
     """Train to the last epoch; returns the learner, its history and the seconds spent, or None when out of time."""
     from ..data import loaders
     from .learner import RunProgress, build_learner, fit_epoch
@@ -180,11 +202,13 @@ def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress
     dls = loaders(
         prepared, image_size=protocol.image_size, batch_size=protocol.batch_size, min_crop=protocol.min_crop,
         max_rotate=protocol.max_rotate, flip=protocol.flip, workers=protocol.workers, seed=seeds.data,
-        resident="cuda" if protocol.device == "cuda" and not protocol.workers else None,
+        resident="cuda" if protocol.device == "cuda" and not protocol.workers else None, part=(group.rank, group.size),
     )
     dls.to(torch.device(protocol.device))
     model = network(protocol, variant, seeds, num_classes=len(prepared.classes))
+    group.prepare(model)
     learner = build_learner(model, dls, protocol, cbs=cbs)
+    group.attach(learner)
     history, spent = [], 0.0
     if weights.exists():  # trained before; only its record is missing
         tensors, state = load_tensors(weights)
@@ -199,11 +223,13 @@ def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress
     if progress and len(history) < protocol.epochs:
         bar = RunProgress(f"{variant} seed {seed}", total=sum(batches), done=sum(batches[: len(history)]))
         learner.add_cb(bar)
-    until, longest, checkpoints = deadline(max_minutes), 0.0, Checkpoints(checkpoint, learner)
+    until, longest, checkpoints = deadline(max_minutes), 0.0, Checkpoints(checkpoint, learner, watch and watch.checkpoint)
     for epoch in range(len(history), protocol.epochs):
-        if until and longest and time.perf_counter() + longest + checkpoints.cost > until:
-            checkpoints.write()
-            print(f"{folder}: paused after {epoch} of {protocol.epochs} epochs; the same command goes on from here")
+        needed = longest + checkpoints.cost
+        if until and longest and group.first(lambda needed=needed: time.perf_counter() + needed > until):
+            if group.rank == 0:
+                checkpoints.write()
+                print(f"{folder}: paused after {epoch} of {protocol.epochs} epochs; the same command goes on from here")
             return None
         started = time.perf_counter()
         reseed(seeds.data, epoch, (dls.train, dls.valid))
@@ -213,11 +239,17 @@ def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress
         history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.top1, *answers])
         longest = max(longest, time.perf_counter() - started)
         spent += time.perf_counter() - started
-        if epoch + 1 < protocol.epochs:
+        if epoch + 1 < protocol.epochs and group.rank == 0:
             checkpoints.after_epoch(_state(key, history, spent, clock))
-    if not weights.exists():
-        save_tensors(weights, learner.model.state_dict(), _state(key, history, spent, clock))
-    checkpoint.unlink(missing_ok=True)  # also one that a kill between the two left behind
+        if watch is not None:
+            watch.epoch(len(history))
+    if not hasattr(learner.bookkeeper, "predicted"):  # trained before
+        learner.validate()
+    group.release(learner)
+    if group.rank == 0:
+        if not weights.exists():
+            save_tensors(weights, learner.model.state_dict(), _state(key, history, spent, clock))
+        checkpoint.unlink(missing_ok=True)  # also one that a kill between the two left behind
     if progress and hasattr(learner, "run_progress"):
         learner.run_progress.close()
     return learner, history, spent
@@ -229,11 +261,9 @@ def _state(key, history, spent, clock):
     return made | {"history": history, "seconds": spent} | clock.stated()
 
 
-def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
+def _finish(protocol, variant, seed, prepared, key, folder, state, root, results, clock, devices):
     """Measure the trained network and write the record."""
     learner, history, spent = state
-    if not hasattr(learner.bookkeeper, "predicted"):  # trained before
-        learner.validate()
     keeper, model = learner.bookkeeper, learner.model.eval()
     images = profile_images(prepared, protocol.profile_images).to(protocol.device)
     profile = trained_profile(model, variant, images)
@@ -254,7 +284,7 @@ def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
         "config": key["settings"],
         "config_hash": stable_hash(key["settings"]),
         "trace": key["trace"],
-        "images": write_images(protocol.name, prepared.valid_ids, keeper.labels.tolist(), root),
+        "images": write_images(protocol.name, prepared.valid_ids, keeper.labels.tolist(), results),
     }
     if protocol.initial_profile:
         seeds, classes = parse_seeds(seed), len(prepared.classes)
@@ -264,6 +294,7 @@ def _finish(protocol, variant, seed, prepared, key, folder, state, root, clock):
         "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
         "training_seconds": round(spent, 1),
         "images_per_second": round(seen / spent, 1) if spent else None,
+        **({"devices": devices} if devices > 1 else {}),
         **clock.stated(),
     }
     return write_record(folder, record, files, source)

@@ -18,7 +18,7 @@ from ..measure import calibrate, context_profile, profile_lattice
 from ..records.traces import mean_std, measured, moments, parameters, refill, rounded, standardised, undisturbed
 from .context import initial_network
 from .learner import build_learner
-from .protocol import Measure
+from .protocol import NO_IDENTITY, Measure
 from .schedule import learning_rate, reseed
 from .seeds import parse_seeds
 
@@ -38,7 +38,7 @@ def run_trace(protocol, variant):
         (:func:`ctxnet.records.traces.measured`).
     """
     settings = dataclasses.asdict(protocol)
-    for name in ("name", "seeds", "device", "cuda_graph", "profile_images", "validate_every", "note"):
+    for name in (*NO_IDENTITY, "profile_images", "validate_every"):
         del settings[name]
     key = repr(sorted(settings.items())), variant
     if key not in _runs:
