@@ -104,12 +104,30 @@ def _through(labels, step):
         return _picked(labels, step)
     if isinstance(step, Move):
         more = len(step.out_shape) - len(labels)
-        return _fitted([*labels, *[((None, 1),)] * more], step.out_shape) if step.keeps and more >= 0 else None
+        kept = step.keeps and more >= 0
+        return _fitted([*labels, *[((None, 1),)] * more], step.out_shape) if kept else _moved(labels, step)
     if isinstance(step, Linear):
         return _fitted(labels, step.out_shape) if len(step.out_shape) == len(step.shape) else None
     if isinstance(step, Expand):
         return [*labels, *[((None, 1),)] * (len(step.out_shape) - len(labels))]
     return labels  # windows, channels, contractions and constants leave every dimension where it is
+
+
+def _moved(labels, step):
+    """Factors behind a call that copies elements: known where a dimension is one of the input's, in whatever order."""
+    shape, result = tuple(step.out_shape), []
+    source = step.source.reshape(shape) - 1
+    if bool((source < 0).any()) or len(labels) != len(step.shape):
+        return None
+    at = torch.unravel_index(source, tuple(step.shape))
+    along = [{d for d, size in enumerate(shape) if size > 1 and bool((x.diff(dim=d) != 0).any())} for x in at]
+    for d, size in enumerate(shape):
+        own = [e for e, dims in enumerate(along) if d in dims]
+        whole = len(own) == 1 and along[own[0]] == {d} and step.shape[own[0]] == size
+        result.append(labels[own[0]] if whole else ((None, size),))
+    if labels[0][0][0] == "n" and shape[0] == step.shape[0] == 1:
+        result[0] = labels[0]
+    return result
 
 
 def _picked(labels, step):
