@@ -65,6 +65,18 @@ def fused(x, **kwargs):
     return F.scaled_dot_product_attention(y, y, y, **kwargs)
 
 
+KEYS, VALUES = torch.randn(2, 1, 5, 2, generator=torch.Generator().manual_seed(3))
+
+
+def test_a_query_counts_with_all_of_its_features():
+    """Features of one token from two pixels: the weights of attention depend on both, so that every output does."""
+    apart = Fn(lambda x: torch.cat([x[:, :1], x[:, 1:2].roll(2, 3)], 1))
+    attend = Fn(lambda x, k, v: F.scaled_dot_product_attention(tokens(x), k, v)[..., :1], k=KEYS, v=VALUES)
+    net = nn.Sequential(apart, attend)
+    mask, exact = ctxnet.receptive_field(net, "1", (4, 6), (1, 3), return_exact=True)
+    assert exact and torch.equal(mask, moved(net, (4, 6), lambda y: y[:, 6 + 3])) and int(mask.sum()) == 2
+
+
 @pytest.mark.parametrize("whole", [torch.mean, torch.sum, torch.Tensor.amax, torch.std, torch.Tensor.norm, torch.logsumexp])
 def test_one_number_of_the_whole_map(whole):
     number = (lambda x: whole(x, (0, 1, 2, 3))) if whole is torch.logsumexp else whole
