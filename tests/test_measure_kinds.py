@@ -77,6 +77,13 @@ def test_a_query_counts_with_all_of_its_features():
     assert exact and torch.equal(mask, moved(net, (4, 6), lambda y: y[:, 6 + 3])) and int(mask.sum()) == 2
 
 
+@pytest.mark.parametrize("shut, sure", [(-1000.0, True), (-100.0, False)])
+def test_a_mask_that_is_nearly_shut_is_a_bound(shut, sure):
+    net = nn.Sequential(conv(size=1), Fn(lambda x, mask: fused(x, attn_mask=mask), mask=torch.where(BAND, 0.0, shut)))
+    mask, exact = ctxnet.receptive_field(net, "1", (4, 4), (2, 1), return_exact=True)
+    assert exact == sure and not (moved(net, (4, 4), lambda y: y[:, 9]) & ~mask).any()
+
+
 @pytest.mark.parametrize("whole", [torch.mean, torch.sum, torch.Tensor.amax, torch.std, torch.Tensor.norm, torch.logsumexp])
 def test_one_number_of_the_whole_map(whole):
     number = (lambda x: whole(x, (0, 1, 2, 3))) if whole is torch.logsumexp else whole
