@@ -16,6 +16,7 @@ from .store import (
     reusable,
     run_folder,
     set_aside,
+    wiring_folder,
     write_images,
     write_record,
 )
@@ -24,5 +25,5 @@ __all__ = [
     "DamagedRecord", "changes", "close", "decode_profile", "encode_csv", "encode_predictions", "encode_profile",
     "load_profile", "protocol_folder", "read_context", "read_history", "read_predictions", "read_profile",
     "read_provenance", "read_record", "records_of", "reusable", "run_folder", "save_profile", "set_aside",
-    "write_images", "write_record",
+    "wiring_folder", "write_images", "write_record",
 ]  # fmt: skip

@@ -11,6 +11,8 @@ from .context import calibrate, measure_variant
 from .lattice import measure_lattice
 from .protocol import Measure, Protocol, load_measure, load_params, load_protocol, rows_of, seeds_of
 from .run import RunResult, run
+from .wiring import measure_wiring
 
 __all__ = ["Measure", "Protocol", "RunResult", "calibrate", "campaign", "campaign_at_once", "load_measure", "load_params",
-           "load_protocol", "measure_lattice", "measure_variant", "plan", "read_record", "rows_of", "run", "seeds_of"]
+           "load_protocol", "measure_lattice", "measure_variant", "measure_wiring", "plan", "read_record", "rows_of", "run",
+           "seeds_of"]
