@@ -119,11 +119,14 @@ def _measure(args):
 
 
 def _report(args):
+    from .paper import coherence
     from .paper.claims import write_claims
     from .paper.words import write_overview, write_tables
 
     print(write_tables(args.protocol, args.root))
     write_claims(args.protocol, args.root)
+    if args.protocol == coherence.PROTOCOL:
+        coherence.write_coherence(args.root)
     if args.readme:
         write_overview(args.readme, args.protocol, args.root)
 

@@ -32,6 +32,7 @@ from ctxnet.records import (
 RECORD_COLUMNS = ["variant", "seed", "top1", "top1_best", "n", "epochs", "parameters", "config_hash"]
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "valid_loss", "top1"]
 TRAIN_TOP1 = "train_top1"  # a further column of runs whose protocol asks for it
+REPLICATE_COLUMNS = ["variant", "seed", "crossed", "init", "draw", "top1", "parameters", "distance", "reach", "train_loss"]
 PREDICTION_COLUMNS = ["image", "label", "predicted"]
 
 BASELINE = "resnet50"
@@ -123,6 +124,40 @@ def load_records(protocol, root="."):
     except DamagedRecord as error:
         raise BadRecord(str(error)) from None
     return pd.DataFrame(found, columns=RECORD_COLUMNS)
+
+
+def independent_runs(protocol, root="."):
+    """:func:`load_records` without the runs of crossed seeds, which share weights or draws: a mean over them would look
+    surer than it is."""
+    records = load_records(protocol, root)
+    return records[[isinstance(seed, int) for seed in records["seed"]]].reset_index(drop=True)
+
+
+def replicates(protocol, root="."):
+    """Every finished run of a protocol, crossed ones too, as a DataFrame with a row each.
+
+    Columns: ``variant``, ``seed`` (its label), ``crossed`` (whether the seeds of weights, draw and data differ), ``init``
+    and ``draw`` (seeds), ``top1`` (percent), ``distance`` (mean distance in px before training, mean over blocks), ``reach``
+    (share of the image in the receptive field then, percent, mean over blocks), both NaN where they were not measured,
+    ``train_loss`` (of the last epoch) and ``parameters`` (without classifier).
+    """
+    from ctxnet.training.seeds import parse_seeds
+
+    load_records(protocol, root)  # refuses what is impossible
+    rows = []
+    for _, record in _records_of(protocol, root):
+        name, seeds, initial = record["variant"], parse_seeds(record["seed"]), record.get("initial", {})
+        row = {"variant": name, "seed": record["seed"], "crossed": seeds.label != seeds.seed}
+        row |= {"init": seeds.init, "draw": seeds.draw, "top1": 100 * record["top1"], "parameters": record["parameters"]}
+        row |= {"distance": _mean(initial.get("distance", ())), "reach": 100 * _mean(initial.get("rf_share", ()))}
+        row["train_loss"] = load_history(protocol, name, record["seed"], root)["train_loss"].iloc[-1]
+        rows.append(row)
+    return pd.DataFrame(rows, columns=REPLICATE_COLUMNS)
+
+
+def _mean(values):
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 def load_history(protocol, variant, seed=0, root="."):
@@ -298,7 +333,7 @@ def table(number, protocol, root="."):
     """
     shown = tables_shown(protocol, root)
     require_known("table", number, {*TABLES, *shown})
-    records, names = load_records(protocol, root), shown.get(number, [])
+    records, names = independent_runs(protocol, root), shown.get(number, [])
     answers, thesis = read_answers(protocol, names, records, root), has_thesis_numbers(settings_of(protocol, root))
     frame = pd.DataFrame([row(name, records, answers, thesis=thesis) for name in names], columns=COLUMNS)
     return _completed(frame, protocol, root)
@@ -338,7 +373,7 @@ def _records_of(protocol, root):
 
 @functools.lru_cache(maxsize=8)
 def _corrected_ps(protocol, root, stamp):  # stamp: all records, so that new ones are read
-    records, own = load_records(protocol, root), load_records(f"{protocol}_adamw", root)
+    records, own = independent_runs(protocol, root), independent_runs(f"{protocol}_adamw", root)
     answers = read_answers(protocol, list(dict.fromkeys(records["variant"])), records, root)
     shown = [name for names in tables_shown(protocol, root).values() for name in names]
     mine = read_answers(f"{protocol}_adamw", [name for name in own["variant"].unique() if name in shown], own, root)
@@ -357,7 +392,7 @@ def with_own_recipes(number, protocol, root="."):
     difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.
     """
     frame, other = table(number, protocol, root), f"{protocol}_adamw"
-    own, records = load_records(other, root), load_records(protocol, root)
+    own, records = independent_runs(other, root), independent_runs(protocol, root)
     own = own[own["variant"].isin(set(frame["variant"]) - {BASELINE})]
     if own.empty:
         return frame

@@ -229,13 +229,13 @@ def _about_blind(frame):
     """What the column "blind %" means, and which rows it speaks against: sentences."""
     if not frame["blind"].notna().any():
         return []
-    text = ["Blind: share of the weights of convolutions that see nothing but padding at this size, with its range over three "
-            "draws where random positions move it."]  # fmt: skip
+    text = ["Blind: share of the weights of convolutions that see nothing but padding at this size, with its range over "
+            "three draws where random positions move it."]  # fmt: skip
     lines = frame[frame["blind"] > results.BLIND].to_dict("records")
     if lines:
         named = "; ".join(f"{line['architecture']}, {100 * line['blind']:.0f} %" for line in lines)
-        text.append(f"**More than {100 * results.BLIND:.0f} % of the weights are blind** in {named}: what such a row gains or "
-                    "loses is in part an effect of zero padding, not of its context.")  # fmt: skip
+        text.append(f"**More than {100 * results.BLIND:.0f} % of the weights are blind** in {named}: what such a row gains "
+                    "or loses is in part an effect of zero padding, not of its context.")  # fmt: skip
     return text
 
 
@@ -375,7 +375,7 @@ def readings(number, protocol, root="."):
     """What the records say about one table: a Markdown list, each row against plain ResNet-50, with a verdict after
     Holm's correction where both have three seeds."""
     frame = results.table(number, protocol, root).set_index("variant")
-    answers = results.read_answers(protocol, frame.index, load_records(protocol, root), root)
+    answers = results.read_answers(protocol, frame.index, results.independent_runs(protocol, root), root)
     lines = []
     for name, line in frame.drop(index=BASELINE, errors="ignore").iterrows():
         if name not in answers or BASELINE not in answers:
@@ -413,7 +413,7 @@ def comparison(protocol, a, b, root="."):
     a, b = (require_known("row", name.rpartition(":")[2], VARIANTS) for name in (a, b))
     if a == b:
         raise ValueError(f"{a!r} twice: two different rows are needed")
-    answers = results.read_answers(protocol, (a, b), load_records(protocol, root), root)
+    answers = results.read_answers(protocol, (a, b), results.independent_runs(protocol, root), root)
     for name in (a, b):
         if name not in answers:
             raise MissingRecord(Path(root) / "results" / protocol / "runs" / name, make_command(protocol, name))
