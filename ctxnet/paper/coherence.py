@@ -41,7 +41,7 @@ def replicates(root="."):
     """The planned runs that are there, as :func:`results.replicates` gives them: neither crossed nor further seeds."""
     seeds = set(results.settings_of(PROTOCOL, root).seeds)
     frame = results.replicates(PROTOCOL, root)
-    return frame[[not crossed and seed in seeds for crossed, seed in zip(frame["crossed"], frame["seed"], strict=True)]]
+    return frame[frame["seed"].isin(seeds) & ~frame["crossed"].astype(bool)]
 
 
 def tested(root="."):
@@ -195,8 +195,8 @@ def contrast_table(root="."):
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
         f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
         f"{len(frame)}, margin of equivalence, replicates of each cell. A contrast is tested when every cell has all of its "
-        "replicates and stays open until then, whatever its numbers look like. Parameters without classifier, multiply-adds per image and "
-        "training loss of the last epoch: cells with positive / negative weight, loss as the mean over the replicates that "
+        "replicates and stays open until then, whatever its numbers look like. Parameters without classifier, multiply-adds per "
+        "image and training loss of the last epoch: cells with positive / negative weight, loss as the mean over the replicates that "
         "are there."
     )
     return _table("6.1", "contrasts", header, rows, caption)
@@ -236,8 +236,8 @@ def cell_table(root="."):
     caption = (
         "Every row, as means over its replicates; all of it exploratory. Intervals cover replicates and images. s.d.: of "
         "top-1 over replicates, and the part of the draw (Table 6.3). Distance: mean distance at initialisation, mean over "
-        "the blocks; RF: share of the image in the receptive field, likewise. Blind: share of the weights that see nothing but "
-        f"padding, over 3 draws. ±: 95 % over replicates, from {FEWEST} on. Sizes as trained, at width "
+        "the blocks; RF: share of the image in the receptive field, likewise. Blind: share of the weights that see nothing "
+        f"but padding, over 3 draws. ±: 95 % over replicates, from {FEWEST} on. Sizes as trained, at width "
         f"{results.settings_of(PROTOCOL, root).width} of 64; parameters without classifier."
     )
     if (frame["interval_over"] == "images").any():

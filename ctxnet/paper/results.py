@@ -130,7 +130,7 @@ def independent_runs(protocol, root="."):
     """:func:`load_records` without the runs of crossed seeds, which share weights or draws: a mean over them would look
     surer than it is."""
     records = load_records(protocol, root)
-    return records[[isinstance(seed, int) for seed in records["seed"]]].reset_index(drop=True)
+    return records[records["seed"].map(lambda seed: isinstance(seed, int)).astype(bool)].reset_index(drop=True)
 
 
 def replicates(protocol, root="."):
