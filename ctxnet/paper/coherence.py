@@ -195,9 +195,9 @@ def contrast_table(root="."):
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
         f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
         f"{len(frame)}, margin of equivalence, replicates of each cell. A contrast is tested when every cell has all of its "
-        "replicates and stays open until then, whatever its numbers look like. Parameters without classifier, multiply-adds per "
-        "image and training loss of the last epoch: cells with positive / negative weight, loss as the mean over the replicates that "
-        "are there."
+        "replicates and stays open until then, whatever its numbers look like. Parameters without classifier, multiply-adds "
+        "per image and training loss of the last epoch: cells with positive / negative weight, loss as the mean over the "
+        "replicates that are there."
     )
     return _table("6.1", "contrasts", header, rows, caption)
 

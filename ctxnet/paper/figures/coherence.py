@@ -77,8 +77,8 @@ def band(values, cells):
     caption="Every replicate: top-1 over the mean distance at initialisation and over the share of the image in the "
     "receptive field (both means over the blocks), and coherent against incoherent context over its reach. Half of the "
     "channels look elsewhere. Bands and bars: simultaneous 95 % intervals of the means of all cells drawn with them "
-    "(Bonferroni), over replicates, where every cell of a kind has three. Lines: the network that looks nowhere, and the one that sees the "
-    "mean of the map; shaded: the same intervals. n, below: replicates of those planned, by reach.",
+    "(Bonferroni), over replicates, where every cell of a kind has three. Lines: the network that looks nowhere, and the "
+    "one that sees the mean of the map; shaded: the same intervals. n, below: replicates of those planned, by reach.",
     alt="Three panels of dots, top-1 in percent on the vertical axis: over mean distance in pixels, over the share of the "
     "image in the receptive field, and over reach 1, 2, 4 and the whole map, one offset in blue and permutations in red. "
     "Horizontal lines mark the network that looks nowhere and the one that sees the mean of the map.",
