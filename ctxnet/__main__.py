@@ -151,20 +151,27 @@ def _print_plan(jobs, at_once):
 
 
 def _measure(args):
-    from .training import measure_lattice, measure_variant
+    from .training import measure_lattice, measure_variant, measure_wiring
 
-    if args.everywhere:
+    if args.protocol:
+        if args.everywhere:
+            raise ValueError("--everywhere goes with --variant, not with --protocol")
+        print(measure_wiring(args.protocol, args.params, root=args.root, progress=not args.quiet))
+    elif args.everywhere:
         print(measure_lattice(args.variant, args.params, root=args.root, progress=not args.quiet))
     else:
         print(measure_variant(args.variant, args.params, root=args.root))
 
 
 def _report(args):
+    from .paper import coherence
     from .paper.claims import write_claims
     from .paper.words import write_overview, write_tables
 
     print(write_tables(args.protocol, args.root))
     write_claims(args.protocol, args.root)
+    if args.protocol == coherence.PROTOCOL:
+        coherence.write_coherence(args.root)
     if args.readme:
         write_overview(args.readme, args.protocol, args.root)
 
@@ -279,7 +286,9 @@ def build_parser():
     sub_campaign.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub_measure = command("measure", _measure, "Measure RF, ERF and mean distance of a full-size network at initialisation.")
-    sub_measure.add_argument("--variant", required=True, help="a name from `list`")
+    which = sub_measure.add_mutually_exclusive_group(required=True)
+    which.add_argument("--variant", help="a name from `list`")
+    which.add_argument("--protocol", help="instead the cost and the share of blind weights of all rows of this protocol")
     sub_measure.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
     sub_measure.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from ctxnet.paper.contrasts import Hypothesis, contrast, load_hypotheses, variance_parts
+from ctxnet.paper.contrasts import Hypothesis, contrast, family, load_hypotheses, replicates_needed, variance_parts
 
 DAY = datetime.date(2026, 11, 26)
 
@@ -74,6 +74,48 @@ def test_variance_parts_are_unbiased():
     assert means["draw"] == pytest.approx(0.36, rel=0.06) and means["rest"] == pytest.approx(0.25, rel=0.04)
     null = [variance_parts(random.normal(0, 1, (5, 5)))["p_draw"] for _ in range(2000)]
     assert 0.035 < np.mean(np.array(null) <= 0.05) < 0.065
+
+
+def test_holm_corrects_for_all_that_were_written_down_also_those_without_runs():
+    values = np.linspace(-1, 1, 12)
+    cells = {"a": values + 1, "b": values}
+    asked = [hypothesis({"a": 1, "b": -1}), hypothesis({"c": 1, "b": -1}), hypothesis({"d": 1, "b": -1})]
+    (first, p), *others = family(asked, cells)
+    assert p == pytest.approx(3 * first.p) and all(np.isnan(q) and one.verdict(q).startswith("open") for one, q in others)
+
+
+@pytest.mark.parametrize(
+    ("kind", "margin", "effect"), [("greater", 0.0, 0.7), ("equivalent", 1.0, 0.3), ("equivalent", 1.0, 0.0)]
+)
+def test_replicates_needed_give_eighty_percent_power(kind, margin, effect):
+    random, tests = np.random.default_rng(3), 4
+    values = stats.zscore(np.arange(12.0), ddof=1)
+    asked = hypothesis({"a": 1, "b": -1}, kind, margin)
+    needed = replicates_needed(contrast(asked, {"a": values + effect, "b": values}), tests)
+    again = hypothesis({"a": 1, "b": -1}, kind, margin, replicates=needed)
+    cells = [{"a": random.normal(effect, 1, needed), "b": random.normal(0, 1, needed)} for _ in range(1500)]
+    assert 0.77 < np.mean([contrast(again, each).p <= 0.05 / tests for each in cells]) < 0.84
+
+
+def test_replicates_needed_where_no_number_would_do():
+    values = np.linspace(-1, 1, 12)
+    assert replicates_needed(contrast(hypothesis({"a": 1, "b": -1}), {"a": values - 1, "b": values})) == np.inf
+    outside = contrast(hypothesis({"a": 1, "b": -1}, "equivalent", 1.0), {"a": values + 1.2, "b": values})
+    assert replicates_needed(outside) == np.inf
+    assert np.isnan(replicates_needed(contrast(hypothesis({"a": 1, "b": -1}), {"a": values})))
+
+
+def test_intervals_of_variance_parts_hold():
+    random = np.random.default_rng(4)
+    truth, held = {"draw": 0.36, "weights": 0.09, "rest": 0.25}, {"draw": [], "weights": [], "rest": []}
+    for _ in range(1500):
+        draw, weights = random.normal(0, 0.6, (5, 1)), random.normal(0, 0.3, (1, 5))
+        found = variance_parts(draw + weights + random.normal(0, 0.5, (5, 5)))
+        for part, value in truth.items():
+            low, high = found[f"{part}_interval"]
+            held[part].append(low <= value <= high)
+            assert low <= found[part] <= high
+    assert all(0.93 < np.mean(each) < 0.985 for each in held.values()), {part: np.mean(each) for part, each in held.items()}
 
 
 GOOD = {"text": "t", "protocol": "context", "kind": "greater", "cells": {"a": 1, "b": -1}, "replicates": 12, "written": DAY}

@@ -18,6 +18,7 @@ _COPYING = frozenset((
     "flip", "roll", "split", "chunk", "unbind", "repeat", "lift_fresh", "native_dropout", "dropout", "movedim",
     "split_with_sizes", "narrow", "view_copy", "masked_fill", "where", "tril", "triu", "broadcast_to", "constant_pad_nd",
     "rot90", "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
 ))  # fmt: skip
 _EVALUATED = frozenset((  # of what is unknown they make something unknown
     "exp", "expm1", "log1p", "relu", "neg", "abs", "sqrt", "sin", "cos", "tan", "asinh", "atan", "tanh", "sigmoid", "erf",
@@ -67,7 +68,8 @@ def known_values(trace, node):
     if name in _MAXIMA and node.args[0] in trace.live and _has(trace, node.args[0]):
         return _zeros(node.target((trace.known(node.args[0]) != 0).double(), *node.args[1:])[0] == 0), None
     if name in _SAMPLING and all(argument not in trace.live for argument in node.args[1:]):
-        ones = torch.ones(tuple(node.args[0].meta["val"].shape))
+        value, shape = trace.known(node.args[0]), tuple(node.args[0].meta["val"].shape)
+        ones = torch.ones(shape) if value is None else (value != 0).float()
         rest = [trace.value(a) if isinstance(a, torch.fx.Node) else a for a in node.args[1:]]
         return _zeros(node.target(ones, *rest) == 0)
     if name in ("mm", "bmm", "matmul"):

@@ -338,7 +338,7 @@ def _by_places(shape, labels, place, n):
     if len(found) == 1:
         axes = sorted(range(n), key=found[0].__getitem__)
         return [found[0][a] for a in axes], axes, None
-    if found or n == 1 or len(shape) == 2:  # of (N, F) the labels alone tell tokens from features
+    if found or n == 1 or len(shape) != 3:  # tokens are (N, L, C); elsewhere the labels alone tell them from features
         return None
     for d in free:
         rest = _reduced(place, [d])

@@ -3,7 +3,11 @@
 A claim is one or several parts, each a difference A − B of two rows that must lie on one side of a bound. It **holds** when
 every part is shown, it **does not hold** when one part is shown to lie on the other side, and is **open** otherwise:
 
-- A part with fewer than three seeds of either row is not tested and shows nothing.
+- A part with fewer than three seeds of either row is not tested and shows nothing. What a part's own interval says, which
+  nothing corrects, is "for" or "against" the claim and no verdict; the claim alone has one.
+- An open claim says why, and how many seeds of each row it would take: so many that a difference as large as the one found
+  would be called in 80 % of cases, at the level that is left to one of all claims (Bonferroni). That is an order of
+  magnitude, since what was found is itself uncertain.
 - "Helps" and "hurts" have the bound 0. "Does not help" cannot be shown by a large p, which few seeds give for free. It is
   shown when the gain is *below a margin*, 0.5 points, with its whole interval: then what help there may be is too small to
   matter here. It is refuted when the gain is above that margin (a one-sided equivalence test; Schuirmann 1987).
@@ -24,7 +28,7 @@ import pandas as pd
 from ctxnet.files import write_csv
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, words
-from ctxnet.paper.results import MissingRecord, load_initial, load_profile, load_records
+from ctxnet.paper.results import MissingRecord, independent_runs, load_initial, load_profile
 
 MARGIN = 0.5  # points of top-1; a smaller gain does not count as help
 FILE = "tables/claims.csv"
@@ -110,9 +114,9 @@ CLAIMS = [
     ),
 ]  # fmt: skip
 
-COLUMNS = ["claim", "section", "test", "verdict", "reason", "p", "p_holm", "parts", "parts_tested"]
+COLUMNS = ["claim", "section", "test", "verdict", "reason", "needed", "p", "p_holm", "parts", "parts_tested"]
 PART_COLUMNS = ["claim", "a", "b", "side", "bound", "quantity", "thesis", "thesis_noise", "ours", "low", "high", "p_for"]
-PART_COLUMNS += ["seeds_a", "seeds_b", "n", "reading"]
+PART_COLUMNS += ["seeds_a", "seeds_b", "n", "reading", "needed"]
 
 
 def parts(protocol, root="."):
@@ -120,10 +124,10 @@ def parts(protocol, root="."):
 
     ``thesis``, ``ours``, ``low`` and ``high`` are A − B in points (of the image's side for ``quantity`` "early"),
     ``thesis_noise`` half the 95 % interval that the thesis' accuracies have by its 3,925 images alone, ``p_for`` the
-    one-sided p of the part, ``n`` the images. ``reading``: "shown", "refuted", "not clear", "too few seeds" or
-    "no record yet".
+    one-sided p of the part, ``n`` the images. ``reading``, of the uncorrected interval: "for", "against", "not clear", "too
+    few seeds" or "no record yet". ``needed``: seeds of each row, see the module; infinite where no number would do.
     """
-    records = load_records(protocol, root)
+    records = independent_runs(protocol, root)
     wanted = {name for claim in CLAIMS for pair in claim.pairs for name in pair}
     answers = results.read_answers(protocol, wanted, records, root)
     early = {name for claim in CLAIMS if claim.quantity == "early" for pair in claim.pairs for name in pair}
@@ -149,7 +153,8 @@ def parts(protocol, root="."):
 
 def evaluate(frame):
     """The verdict on every claim, from what :func:`parts` gave: a DataFrame with :data:`COLUMNS`, in the order of
-    :data:`CLAIMS`; ``verdict`` is "holds", "does not hold" or "open", and ``reason`` says why it is open."""
+    :data:`CLAIMS`; ``verdict`` is "holds", "does not hold" or "open", ``reason`` says why it is open, and ``needed`` how
+    many seeds of each row would settle it, NaN where that is unknown or settled."""
     rows = []
     for claim in CLAIMS:
         mine = frame[frame["claim"] == claim.text]
@@ -159,11 +164,13 @@ def evaluate(frame):
         row = {"claim": claim.text, "section": claim.section, "test": claim.test, "parts": len(mine)}
         row |= {"parts_tested": len(tested), "for": p_for < p_against}
         row["p"] = min(1.0, 2 * min(p_for, p_against)) if len(tested) else math.nan
+        row["needed"] = _needed(mine.dropna(subset="p_for")) if len(tested) == len(mine) else math.nan
         rows.append(row)
     found = pd.DataFrame(rows)
     found["p_holm"] = statistics.holm(found["p"])
     clear = found["p_holm"] <= statistics.LEVEL
     found["verdict"] = found["for"].map({True: "holds", False: "does not hold"}).where(clear, "open")
+    found["needed"] = found["needed"].where(~clear)
     found["reason"] = [_reason(row) for row in found.to_dict("records")]
     return found[COLUMNS]
 
@@ -193,7 +200,8 @@ def caption(protocol, root="."):
         f"What the thesis concludes, tested on the records of protocol `{protocol}`: A − B in points, with a 95 % interval "
         f"over seeds and images where both rows have {statistics.MIN_SEEDS} seeds, otherwise without; seeds of A/B. Thesis: "
         "one run each, ~ where the difference is within the noise of its 3,925 images alone. p is Holm's, over the claims "
-        f"that can be tested. “Does not help” holds where the gain is shown to be below {MARGIN} points."
+        "that can be tested; seeds it would take: for 80 % power at the difference found. "
+        f"“Does not help” holds where the gain is shown to be below {MARGIN} points."
     )
     first = initial_distances(root)
     if len(first) > 1:
@@ -216,7 +224,21 @@ def table(protocol, root="."):
         verdict = f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else "")
         rows.append([claim, row["section"], thesis, ours, seeds, words.p_text(row["p_holm"]), verdict])
     shown = tuple(sorted({name for claim in CLAIMS for pair in claim.pairs for name in pair}))
-    return words.Table(header, rows, (2, 3, 4, 5), caption=caption(protocol, root), shows=shown, file=FILE)
+    after = _about_blind(protocol, shown, root)
+    return words.Table(header, rows, (2, 3, 4, 5), caption=caption(protocol, root), after=after, shows=shown, file=FILE)
+
+
+def _about_blind(protocol, shown, root):
+    """Of which of the rows ``shown`` a claim says something about zero padding; "" where of none, or nobody measured it."""
+    wiring = {name: row["blind"] for name, row in results.load_wiring(protocol, root).items() if name in shown}
+    shares = {VARIANTS[name].label: sum(blind) / len(blind) for name, blind in wiring.items()}
+    named = [f"{label} ({100 * share:.0f} %)" for label, share in shares.items() if share > results.BLIND]
+    if not named:
+        return ""
+    return (
+        f"At this size more than {100 * results.BLIND:.0f} % of the weights see nothing but padding in {', '.join(named)}: "
+        "claims about these rows are in part claims about zero padding."
+    )
 
 
 def summary(protocol, root="."):
@@ -245,9 +267,9 @@ def write_claims(protocol, root=".", home=None):
     rows = []
     for row in found.to_dict("records"):
         about = verdicts.loc[row["claim"]]
-        values = [*(row[key] for key in PART_COLUMNS), about["p_holm"], about["verdict"]]
+        values = [*(row[key] for key in PART_COLUMNS), about["p_holm"], about["verdict"], about["reason"]]
         rows.append(["" if words.unknown(v) else round(v, 6) if isinstance(v, float) else v for v in values])
-    write_csv(path, [*PART_COLUMNS, "claim_p_holm", "claim_verdict"], rows)
+    write_csv(path, [*PART_COLUMNS, "claim_p_holm", "claim_verdict", "claim_reason"], rows)
     return path
 
 
@@ -257,8 +279,17 @@ def _part(found, side, bound):
         above = found.p_above(bound / 100)
         row["p_for"] = above if side == "above" else 1 - above
         half = statistics.LEVEL / 2
-        row["reading"] = "shown" if row["p_for"] <= half else "refuted" if row["p_for"] >= 1 - half else "not clear"
+        row["reading"] = "for" if row["p_for"] <= half else "against" if row["p_for"] >= 1 - half else "not clear"
+        scatter = found.sd_a**2, found.sd_b**2, found.variance_images
+        effect, level = found.difference - bound / 100, statistics.LEVEL / len(CLAIMS)
+        row["needed"] = statistics.seeds_needed(effect, *scatter, level=level)
     return row
+
+
+def _needed(mine):
+    """Seeds that would settle a claim the way its tested parts point; all of them have to be shown for it, one against."""
+    against = mine.loc[mine["p_for"] > 0.5, "needed"]
+    return float(against.min() if len(against) else mine["needed"].max())
 
 
 def _thesis(a, b):
@@ -274,7 +305,9 @@ def _reason(row):
     if row["parts_tested"] < row["parts"]:
         some = f" for {row['parts'] - row['parts_tested']} of {row['parts']} comparisons" if row["parts_tested"] else ""
         return f"too few seeds{some}"
-    return "not clear with these seeds"
+    few = row["needed"] <= statistics.MOST_SEEDS
+    how_many = f"about {row['needed']:.0f} seeds" if few else f"over {statistics.MOST_SEEDS} seeds, or more images,"
+    return f"not clear with these seeds; it would take {how_many} of each row"
 
 
 def _telling(mine):

@@ -9,6 +9,7 @@ the margin. They are tested once every cell has all of its replicates and not be
 make one verdict in five a false one. Replicates beyond the planned ones do not count.
 """
 
+import bisect
 import datetime
 import math
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from ctxnet import settings
-from ctxnet.paper.statistics import LEVEL, p_above, standard_error
+from ctxnet.paper.statistics import LEVEL, MOST_SEEDS, POWER, holm, p_above, standard_error
 
 KINDS = ("greater", "equivalent")
 _RANGES = {"replicates": "[3, 100000]", "margin": "[0, 100]"}  # two leave nothing to judge scatter by
@@ -136,6 +137,51 @@ def contrast(hypothesis, values):
     return Contrast(hypothesis, estimate, float(estimate - half), float(estimate + half), error, degrees, float(p), counts)
 
 
+def family(hypotheses, values):
+    """Every hypothesis of a protocol tested together.
+
+    Returns:
+        list of (:class:`Contrast`, p after Holm's correction). It corrects for all hypotheses written down, also for those
+        that cannot be tested yet, whose p is NaN.
+    """
+    found = [contrast(hypothesis, values) for hypothesis in hypotheses]
+    corrected = holm([1.0 if math.isnan(one.p) else one.p for one in found])
+    return [(one, math.nan if math.isnan(one.p) else float(p)) for one, p in zip(found, corrected, strict=True)]
+
+
+def replicates_needed(found, tests=1):
+    """Replicates per cell with which the test of a complete contrast would show it in 80 % of cases.
+
+    The estimate and the scatter found are taken for the truth: an order of magnitude, and for other runs than these.
+
+    Args:
+        tests: how many hypotheses are corrected together; the level is divided by it (Bonferroni).
+
+    Returns:
+        int; infinity where the estimate points the other way or over 1,000 were needed; NaN for an incomplete contrast.
+    """
+    if math.isnan(found.estimate):
+        return math.nan
+    hypothesis = found.hypothesis
+    sides = [found.estimate]
+    if hypothesis.kind == "equivalent":
+        sides = [hypothesis.margin - found.estimate, hypothesis.margin + found.estimate]
+
+    def enough(count):
+        error = found.error * math.sqrt(hypothesis.replicates / count)
+        degrees = found.degrees * (count - 1) / (hypothesis.replicates - 1)
+        threshold = stats.t.isf(LEVEL / tests, degrees)
+        missed = sum(1 - stats.nct.sf(threshold, degrees, side / error) for side in sides)
+        return 1 - missed >= POWER
+
+    if min(sides) <= 0:
+        return math.inf
+    if found.error == 0:
+        return 2
+    fewest = 2 + bisect.bisect_left(range(2, MOST_SEEDS + 1), True, key=enough)
+    return fewest if fewest <= MOST_SEEDS else math.inf
+
+
 def variance_parts(grid):
     """Variance of the draw, of the initial weights and of the rest, from a crossed grid.
 
@@ -145,8 +191,8 @@ def variance_parts(grid):
         grid: array (draws, weights) of one number per run.
 
     Returns:
-        dict with ``draw``, ``weights`` and ``rest`` (variances, 0 at the least) and ``p_draw``: of the F test that the
-        draw has no part.
+        dict with ``draw``, ``weights`` and ``rest`` (variances, 0 at the least), ``p_draw``: of the F test that the draw has
+        no part, and 95 % intervals, ``draw_interval`` … (Williams 1962, exact for ``rest``).
     """
     grid = np.asarray(grid, dtype=float)
     draws, weights = grid.shape
@@ -155,9 +201,23 @@ def variance_parts(grid):
     rows, columns, mean = grid.mean(1), grid.mean(0), grid.mean()
     rest = ((grid - rows[:, None] - columns + mean) ** 2).sum() / ((draws - 1) * (weights - 1))
     of_draw, of_weights = weights * rows.var(ddof=1), draws * columns.var(ddof=1)
+    degrees = (draws - 1) * (weights - 1)
+    tails = stats.chi2.ppf([1 - LEVEL / 2, LEVEL / 2], degrees)
     return {
         "draw": max(0.0, (of_draw - rest) / weights),
         "weights": max(0.0, (of_weights - rest) / draws),
         "rest": float(rest),
-        "p_draw": float(stats.f.sf(of_draw / rest, draws - 1, (draws - 1) * (weights - 1))),
+        "draw_interval": _williams(of_draw, draws - 1, rest, degrees, weights),
+        "weights_interval": _williams(of_weights, weights - 1, rest, degrees, draws),
+        "rest_interval": tuple(float(rest * degrees / tail) for tail in tails),
+        "p_draw": float(stats.f.sf(of_draw / rest, draws - 1, degrees)),
     }
+
+
+def _williams(between, degrees_between, rest, degrees_rest, size):
+    """95 % interval of a variance from mean squares between ``size``-fold groups and of the rest; 0 at the least."""
+    ends = []
+    for tail in (1 - LEVEL / 2, LEVEL / 2):
+        above = between - stats.f.ppf(tail, degrees_between, degrees_rest) * rest
+        ends.append(max(0.0, degrees_between * above / (size * stats.chi2.ppf(tail, degrees_between))))
+    return tuple(map(float, ends))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ctxnet.files import stable_hash
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
 from ctxnet.paper import statistics
@@ -22,13 +23,16 @@ from ctxnet.records import (
     read_history,
     read_predictions,
     read_provenance,
+    read_record,
     records_of,
     run_folder,
+    wiring_folder,
 )
 
 RECORD_COLUMNS = ["variant", "seed", "top1", "top1_best", "n", "epochs", "parameters", "config_hash"]
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "valid_loss", "top1"]
 TRAIN_TOP1 = "train_top1"  # a further column of runs whose protocol asks for it
+REPLICATE_COLUMNS = ["variant", "seed", "crossed", "init", "draw", "top1", "parameters", "distance", "reach", "train_loss"]
 PREDICTION_COLUMNS = ["image", "label", "predicted"]
 
 BASELINE = "resnet50"
@@ -61,8 +65,9 @@ IMAGENETTE = 3925  # validation images, on which the thesis' accuracies were tak
 COLUMNS = [
     "architecture", "variant", "thesis_top1", "top1", "sd_points", "low", "high", "interval_over", "n", "seeds",
     "difference_points", "p", "p_holm", "thesis_difference_points", "parameters_million", "thesis_parameters_million",
-    "trained_parameters_million",
+    "trained_parameters_million", "blind", "blind_low", "blind_high", "tests",
 ]  # fmt: skip
+BLIND = 0.05  # a table says in words which rows have a larger share of blind weights
 
 
 class MissingRecord(FileNotFoundError):
@@ -94,6 +99,11 @@ def lattice_command(variant):
     return f"python -m ctxnet measure --everywhere --variant {variant}"
 
 
+def wiring_command(protocol):
+    """The command that measures the cost and the share of blind weights of a protocol's rows."""
+    return f"python -m ctxnet measure --protocol {protocol}"
+
+
 def measure_folder(variant, root="."):
     return Path(root) / "results" / "measure" / variant
 
@@ -114,6 +124,40 @@ def load_records(protocol, root="."):
     except DamagedRecord as error:
         raise BadRecord(str(error)) from None
     return pd.DataFrame(found, columns=RECORD_COLUMNS)
+
+
+def independent_runs(protocol, root="."):
+    """:func:`load_records` without the runs of crossed seeds, which share weights or draws: a mean over them would look
+    surer than it is."""
+    records = load_records(protocol, root)
+    return records[records["seed"].map(lambda seed: isinstance(seed, int)).astype(bool)].reset_index(drop=True)
+
+
+def replicates(protocol, root="."):
+    """Every finished run of a protocol, crossed ones too, as a DataFrame with a row each.
+
+    Columns: ``variant``, ``seed`` (its label), ``crossed`` (whether the seeds of weights, draw and data differ), ``init``
+    and ``draw`` (seeds), ``top1`` (percent), ``distance`` (mean distance in px before training, mean over blocks), ``reach``
+    (share of the image in the receptive field then, percent, mean over blocks), both NaN where they were not measured,
+    ``train_loss`` (of the last epoch) and ``parameters`` (without classifier).
+    """
+    from ctxnet.training.seeds import parse_seeds
+
+    load_records(protocol, root)  # refuses what is impossible
+    rows = []
+    for _, record in _records_of(protocol, root):
+        name, seeds, initial = record["variant"], parse_seeds(record["seed"]), record.get("initial", {})
+        row = {"variant": name, "seed": record["seed"], "crossed": seeds.label != seeds.seed}
+        row |= {"init": seeds.init, "draw": seeds.draw, "top1": 100 * record["top1"], "parameters": record["parameters"]}
+        row |= {"distance": _mean(initial.get("distance", ())), "reach": 100 * _mean(initial.get("rf_share", ()))}
+        row["train_loss"] = load_history(protocol, name, record["seed"], root)["train_loss"].iloc[-1]
+        rows.append(row)
+    return pd.DataFrame(rows, columns=REPLICATE_COLUMNS)
+
+
+def _mean(values):
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
 
 
 def load_history(protocol, variant, seed=0, root="."):
@@ -160,6 +204,38 @@ def load_initial(variant, root="."):
 def load_provenance(protocol, variant, seed=0, root="."):
     """Where, when and with what a run was made: a dict."""
     return _run(read_provenance, protocol, variant, seed, root)
+
+
+def load_wiring(protocol, root="."):
+    """What a protocol's networks are before training: {row: dict}, empty where that was not measured at these settings.
+
+    Per row ``parameters`` (without the classifier), ``multiply_adds`` of one image and ``blind``: list of the shares of
+    weights of convolutions that see nothing but padding, one for each draw of random positions.
+
+    Raises:
+        BadRecord: a record that is damaged or says something impossible.
+    """
+    folder = wiring_folder(protocol, root)
+    try:
+        record = read_record(folder)
+    except DamagedRecord as error:
+        raise BadRecord(str(error)) from None
+    if record is None:
+        return {}
+    said, settings = dict(record.get("settings", {})), settings_of(protocol, root)
+    said.pop("draws", None)
+    rows = record.get("rows")
+    if record.get("protocol") != protocol or not isinstance(rows, dict) or not all(map(_is_wiring, rows.values())):
+        raise BadRecord(f"{folder.as_posix()}/record.json: no measurement of protocol {protocol!r}")
+    return rows if said and all(getattr(settings, key, None) == value for key, value in said.items()) else {}
+
+
+def _is_wiring(row):
+    if not isinstance(row, dict) or not isinstance(row.get("blind"), list) or not row["blind"]:
+        return False
+    counts = [row.get("parameters"), row.get("multiply_adds")]
+    shares = [value for value in row["blind"] if type(value) in (int, float) and 0 <= value <= 1]
+    return len(shares) == len(row["blind"]) and all(type(count) is int and count > 0 for count in counts)
 
 
 def _run(read, protocol, variant, seed, root):
@@ -247,8 +323,9 @@ def table(number, protocol, root="."):
     percentage points; parameters in millions without classifier: of the full-width network, and (``trained_…``) of the
     one this protocol trained. ``low``/``high`` is a 95 % interval over what ``interval_over`` says: the validation images
     for one seed, seeds and images for several. ``p`` belongs to the difference and is there with three seeds of both
-    rows; ``p_holm`` is corrected for the number of p in the table. What is unknown is NaN. A table without a row in this
-    protocol is empty.
+    rows; ``p_holm`` is corrected for all differences that the tables of this protocol test, of which there are ``tests``.
+    ``blind``: share of the weights that see nothing but padding (:func:`load_wiring`), mean over draws, and its lowest and
+    highest. What is unknown is NaN. A table without a row in this protocol is empty.
 
     Raises:
         ValueError: for an unknown table number, or runs on different images.
@@ -256,10 +333,56 @@ def table(number, protocol, root="."):
     """
     shown = tables_shown(protocol, root)
     require_known("table", number, {*TABLES, *shown})
-    records, names = load_records(protocol, root), shown.get(number, [])
+    records, names = independent_runs(protocol, root), shown.get(number, [])
     answers, thesis = read_answers(protocol, names, records, root), has_thesis_numbers(settings_of(protocol, root))
     frame = pd.DataFrame([row(name, records, answers, thesis=thesis) for name in names], columns=COLUMNS)
-    return frame.assign(p_holm=statistics.holm(frame["p"]))
+    return _completed(frame, protocol, root)
+
+
+def _completed(frame, protocol, root):
+    """``frame`` with what needs more than a row and ResNet-50: the corrected p, and the share of blind weights."""
+    corrected, wiring = corrected_ps(protocol, root), load_wiring(protocol, root)
+    shares = [wiring.get(name.rpartition(":")[2], {}).get("blind", [math.nan]) for name in frame["variant"]]
+    return frame.assign(
+        p_holm=[corrected.get(name, math.nan) for name in frame["variant"]],
+        tests=len(corrected),
+        blind=[sum(each) / len(each) for each in shares],
+        blind_low=[min(each) for each in shares],
+        blind_high=[max(each) for each in shares],
+    )
+
+
+def corrected_ps(protocol, root="."):
+    """{row: p of its difference to :data:`BASELINE`, by Holm's method} over every row that any table of a protocol tests.
+
+    A row is one test, however many tables show it. Rows trained by their own recipes are among them, named as in
+    :func:`with_own_recipes`.
+    """
+    other = f"{protocol}_adamw"
+    runs = [(name, folder, record) for name in (protocol, other) for folder, record in _records_of(name, root)]
+    stamp = tuple((name, str(record["variant"]), str(record["seed"]), stable_hash(record)) for name, _, record in runs)
+    return _corrected_ps(protocol, str(root), stamp)
+
+
+def _records_of(protocol, root):
+    try:
+        return records_of(protocol, root)
+    except DamagedRecord as error:
+        raise BadRecord(str(error)) from None
+
+
+@functools.lru_cache(maxsize=8)
+def _corrected_ps(protocol, root, stamp):  # stamp: all records, so that new ones are read
+    records, own = independent_runs(protocol, root), independent_runs(f"{protocol}_adamw", root)
+    answers = read_answers(protocol, list(dict.fromkeys(records["variant"])), records, root)
+    shown = [name for names in tables_shown(protocol, root).values() for name in names]
+    mine = read_answers(f"{protocol}_adamw", [name for name in own["variant"].unique() if name in shown], own, root)
+    answers |= {f"{protocol}_adamw:{name}": found for name, found in mine.items() if name != BASELINE}
+    if BASELINE not in answers:
+        return {}
+    ps = {name: compare(name, BASELINE, answers).p for name in answers if name != BASELINE}
+    ps = {name: p for name, p in ps.items() if not math.isnan(p)}
+    return dict(zip(ps, statistics.holm(list(ps.values())).tolist(), strict=True))
 
 
 def with_own_recipes(number, protocol, root="."):
@@ -269,7 +392,7 @@ def with_own_recipes(number, protocol, root="."):
     difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.
     """
     frame, other = table(number, protocol, root), f"{protocol}_adamw"
-    own, records = load_records(other, root), load_records(protocol, root)
+    own, records = independent_runs(other, root), independent_runs(protocol, root)
     own = own[own["variant"].isin(set(frame["variant"]) - {BASELINE})]
     if own.empty:
         return frame
@@ -279,7 +402,7 @@ def with_own_recipes(number, protocol, root="."):
     lines = [row(name, every, answers) for name in answers if name != BASELINE]
     more = pd.DataFrame(lines, columns=COLUMNS)
     more["architecture"] += f", own recipe {OWN_RECIPE}"
-    return pd.concat([frame, more.assign(p_holm=statistics.holm(more["p"]))], ignore_index=True)
+    return pd.concat([frame, _completed(more, protocol, root)], ignore_index=True)
 
 
 def read_answers(protocol, variants, records, root="."):

@@ -176,12 +176,13 @@ def holm(ps):
     return corrected
 
 
-def power(effect, variance_a, variance_b, seeds_a, seeds_b, variance_images=0.0):
+def power(effect, variance_a, variance_b, seeds_a, seeds_b, variance_images=0.0, level=LEVEL):
     """Chance that :func:`compare` calls a true difference ``effect`` (a share).
 
-    ``variance_a`` and ``variance_b`` are those of one run over seeds, ``variance_images`` as in :func:`image_variance`.
+    ``variance_a`` and ``variance_b`` are those of one run over seeds, ``variance_images`` as in :func:`image_variance`;
+    ``level`` is two-sided, a smaller one where a difference is one of many.
     """
-    return _power(abs(effect), *_possible_scatter(variance_a, variance_b, seeds_a, seeds_b, variance_images))
+    return _power(abs(effect), *_possible_scatter(variance_a, variance_b, seeds_a, seeds_b, variance_images, level=level))
 
 
 def minimum_detectable(variance_a, variance_b, seeds_a, seeds_b, variance_images=0.0):
@@ -192,7 +193,7 @@ def minimum_detectable(variance_a, variance_b, seeds_a, seeds_b, variance_images
     return float(optimize.brentq(lambda effect: _power(effect, error, threshold) - POWER, error, 100 * error, rtol=1e-6))
 
 
-def seeds_needed(effect, variance_a, variance_b, variance_images=0.0):
+def seeds_needed(effect, variance_a, variance_b, variance_images=0.0, level=LEVEL):
     """Seeds of each row with which a true difference ``effect`` is called in 80 % of experiments, at least 3.
 
     Returns infinity where more than :data:`MOST_SEEDS` were needed or no number would do: then the images are too few. The
@@ -200,7 +201,7 @@ def seeds_needed(effect, variance_a, variance_b, variance_images=0.0):
     """
 
     def enough(seeds):
-        return power(effect, variance_a, variance_b, seeds, seeds, variance_images) >= POWER
+        return power(effect, variance_a, variance_b, seeds, seeds, variance_images, level) >= POWER
 
     fewest = MIN_SEEDS + bisect.bisect_left(range(MIN_SEEDS, MOST_SEEDS + 1), True, key=enough)
     return fewest if fewest <= MOST_SEEDS else math.inf
@@ -316,7 +317,7 @@ def _luck(right):
     return (within - right.mean(-1).var(-1, ddof=1)) / seeds
 
 
-def _possible_scatter(variance_a, variance_b, seeds_a, seeds_b, variance_images, cells=60):
+def _possible_scatter(variance_a, variance_b, seeds_a, seeds_b, variance_images, cells=60, level=LEVEL):
     """(true standard error of A − B, thresholds that |A − B| has to exceed, equally likely).
 
     The threshold of an experiment is Student's t times the standard error that it estimates, and so are the degrees
@@ -330,7 +331,7 @@ def _possible_scatter(variance_a, variance_b, seeds_a, seeds_b, variance_images,
         for part, seeds in zip(parts, (seeds_a, seeds_b), strict=True)
     )
     error, degrees = standard_error([a[:, None], b[None], variance_images], [seeds_a, seeds_b, math.inf])
-    return math.sqrt(sum(parts) + variance_images), special.stdtrit(degrees, 1 - LEVEL / 2) * error
+    return math.sqrt(sum(parts) + variance_images), special.stdtrit(degrees, 1 - level / 2) * error
 
 
 def _power(effect, error, threshold):

@@ -138,10 +138,12 @@ def _table(number, protocol, frame):
     if missing:
         command = make_command(protocol, missing[0] if len(missing) == 1 else None)
         after = f"No record yet: {', '.join(missing)}. Make it with `{command}`."
+    if frame["blind"].isna().all():
+        after += f" Shares of blind weights are not measured yet; `{results.wiring_command(protocol)}`."
     header, rows = cells(frame, protocol)
     return Table(
         header, rows, range(1, len(header)), "" if number == results.OWN else number,
-        f"{caption(number, protocol, frame)} {legend(frame)}", after, shows=tuple(frame["variant"]),
+        f"{caption(number, protocol, frame)} {legend(frame)}", after.strip(), shows=tuple(frame["variant"]),
         file=f"tables/{_stem(number)}.csv",
     )  # fmt: skip
 
@@ -164,10 +166,18 @@ def cells(frame, protocol):
         f"Δ {protocol}": lambda line: _difference(line, "difference_points") + _mark(line),
         "params M": lambda line: or_dash(line["parameters_million"], ".3f"),
         "thesis M": lambda line: or_dash(line["thesis_parameters_million"], ".1f"),
+        "blind %": _blind,
     }
+    if not frame["blind"].notna().any():
+        del columns["blind %"]
     if not thesis:
         columns = {name: cell for name, cell in columns.items() if not re.search(r"\bthesis (%|M)|Δ thesis$", name)}
     return list(columns), [[cell(line) for cell in columns.values()] for line in frame.to_dict("records")]
+
+
+def _blind(line):
+    low, mean, high = (100 * line[key] for key in ("blind_low", "blind", "blind_high"))
+    return or_dash(mean, ".0f") + (f" ({low:.0f}–{high:.0f})" if high - low >= 0.5 else "")
 
 
 def _difference(line, key):
@@ -202,17 +212,31 @@ def legend(frame):
         )
     if (frame["interval_over"] == "seeds and images").any():
         text.append("Other intervals cover seeds and images.")
-    tests = int(frame["p"].notna().sum())
-    if tests:
+    tests = int(frame["tests"].max())
+    if frame["p"].notna().any():
         clear = (frame["p_holm"] <= statistics.LEVEL).any()
         text.append(
             (f"{SIGNIFICANT} differs" if clear else "No row with three seeds is shown to differ")
             + " from ResNet-50: Welch's t over seeds and images, 5 % after Holm's correction for "
-            f"{tests} test{'s' if tests > 1 else ''} in this table."
+            f"{tests} test{'s' if tests > 1 else ''} in all tables of this protocol."
         )
     elif frame["top1"].notna().any():
         text.append(f"No difference is tested: that takes {statistics.MIN_SEEDS} seeds of a row and of ResNet-50.")
-    return " ".join(text)
+    return " ".join([*text, *_about_blind(frame)])
+
+
+def _about_blind(frame):
+    """What the column "blind %" means, and which rows it speaks against: sentences."""
+    if not frame["blind"].notna().any():
+        return []
+    text = ["Blind: share of the weights of convolutions that see nothing but padding at this size, with its range over "
+            "three draws where random positions move it."]  # fmt: skip
+    lines = frame[frame["blind"] > results.BLIND].to_dict("records")
+    if lines:
+        named = "; ".join(f"{line['architecture']}, {100 * line['blind']:.0f} %" for line in lines)
+        text.append(f"**More than {100 * results.BLIND:.0f} % of the weights are blind** in {named}: what such a row gains "
+                    "or loses is in part an effect of zero padding, not of its context.")  # fmt: skip
+    return text
 
 
 def write_tables(protocol, root=".", home=None):
@@ -351,7 +375,7 @@ def readings(number, protocol, root="."):
     """What the records say about one table: a Markdown list, each row against plain ResNet-50, with a verdict after
     Holm's correction where both have three seeds."""
     frame = results.table(number, protocol, root).set_index("variant")
-    answers = results.read_answers(protocol, frame.index, load_records(protocol, root), root)
+    answers = results.read_answers(protocol, frame.index, results.independent_runs(protocol, root), root)
     lines = []
     for name, line in frame.drop(index=BASELINE, errors="ignore").iterrows():
         if name not in answers or BASELINE not in answers:
@@ -389,7 +413,7 @@ def comparison(protocol, a, b, root="."):
     a, b = (require_known("row", name.rpartition(":")[2], VARIANTS) for name in (a, b))
     if a == b:
         raise ValueError(f"{a!r} twice: two different rows are needed")
-    answers = results.read_answers(protocol, (a, b), load_records(protocol, root), root)
+    answers = results.read_answers(protocol, (a, b), results.independent_runs(protocol, root), root)
     for name in (a, b):
         if name not in answers:
             raise MissingRecord(Path(root) / "results" / protocol / "runs" / name, make_command(protocol, name))

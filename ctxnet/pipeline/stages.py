@@ -47,6 +47,7 @@ def report(protocol, root="."):
 
     The executed chapters are kept in ``results/<protocol>/notebook/``; :func:`site` makes pages of them.
     """
+    from ctxnet.paper import coherence
     from ctxnet.paper.cards import write_cards
     from ctxnet.paper.claims import write_claims
     from ctxnet.paper.words import write_tables
@@ -61,6 +62,8 @@ def report(protocol, root="."):
     _summarise(protocol, root)
     write_tables(protocol, root)
     write_claims(protocol, root)
+    if protocol == coherence.PROTOCOL:
+        coherence.write_coherence(root)
     write_cards(protocol, root)
 
 

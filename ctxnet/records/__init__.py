@@ -16,6 +16,7 @@ from .store import (
     reusable,
     run_folder,
     set_aside,
+    wiring_folder,
     write_images,
     write_record,
 )
@@ -25,5 +26,5 @@ __all__ = [
     "DamagedRecord", "append_row", "changes", "close", "decode_profile", "encode_csv", "encode_predictions",
     "encode_profile", "load_profile", "protocol_folder", "read_context", "read_history", "read_predictions", "read_profile",
     "read_provenance", "read_record", "read_table", "records_of", "reusable", "run_folder", "save_profile",
-    "set_aside", "tidy_table", "write_images", "write_record",
+    "set_aside", "tidy_table", "wiring_folder", "write_images", "write_record",
 ]  # fmt: skip

@@ -40,6 +40,11 @@ def run_folder(protocol, variant, seed=0, root="."):
     return protocol_folder(protocol, root) / "runs" / variant / f"seed{seed}"
 
 
+def wiring_folder(protocol, root="."):
+    """Where the record of what a protocol's networks are before training lies."""
+    return protocol_folder(protocol, root) / "wiring"
+
+
 def write_record(folder, record, files, provenance):
     """Write a record and its files, the record last; equal arguments give equal bytes.
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ctxnet.files import built_folder, write_bytes, write_text
-from ctxnet.paper import cards, claims, results, words
+from ctxnet.paper import cards, claims, coherence, results, words
 from ctxnet.paper.book import chapters, made, reference, search
 from ctxnet.paper.book.explorer import write_explorer
 from ctxnet.paper.book.networks import PAGE as NETWORKS
@@ -75,6 +75,8 @@ class _Book:
             write_bytes(self.out / "static" / path.name, path.read_bytes())
         words.write_tables(self.protocol, self.root, self.out)
         claims.write_claims(self.protocol, self.root, self.out)
+        if any(c.shows("file", coherence.FILES["contrasts"]) for c in self.chapters):
+            coherence.write_coherence(self.root, self.out)
         for path in sorted(self.executed.glob("*.ipynb")):
             write_bytes(self.out / "notebooks" / path.name, path.read_bytes())
         shown_cards = self._cards()

@@ -17,6 +17,7 @@ RECORDS = {
     "measure": ("measure", "full-size networks measured", "results/measure/*/provenance.json", "probe-images"),
     "lattice": ("lattice", "networks measured from everywhere", "results/lattice/*/provenance.json", "photograph"),
     "atlas": ("atlas", "networks of the atlas", "results/atlas/*/provenance.json", "probe-images"),
+    "context": ("train_own", "", "results/context/runs/*/seed*/provenance.json", ""),
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 

@@ -1,0 +1,306 @@
+"""Chapter 6: which kind of context helps a network that has none. Numbers and tables from the records of ``context``.
+
+The contrasts were written down before their runs (``hypotheses.yaml``) and are tested when all of their replicates are
+there (:mod:`ctxnet.paper.contrasts`). All else is exploratory and says so. The records are those of protocol ``context``,
+whichever protocol the other chapters show.
+"""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from ctxnet.files import write_csv
+from ctxnet.models.variants import VARIANTS
+from ctxnet.paper import results, statistics, words
+from ctxnet.paper.contrasts import family, load_hypotheses, replicates_needed, variance_parts
+
+PROTOCOL = "context"
+REACHES = ("1", "2", "4", "map")  # positions; what the names of the rows end with
+KINDS = {"one offset": "starved_shift", "permuted": "starved_permute"}  # coherent, incoherent
+NOWHERE, MEAN = "starved_resnet50", "starved_mean"
+CROSSED = ("starved_shiftmap", "starved_permutemap")
+GRID = 5  # draws, and sets of weights, of a crossed grid
+FEWEST = 3  # replicates of a cell from which its interval is shown
+COMMAND = f"python -m ctxnet campaign --protocol {PROTOCOL}"
+FILES = {"contrasts": "tables/contrasts.csv", "cells": "tables/cells.csv", "draws": "tables/draws.csv"}
+
+
+def hypotheses(root="."):
+    """Those of :data:`PROTOCOL`, in the order in which they stand in the file."""
+    return [one for one in load_hypotheses(Path(root) / "hypotheses.yaml") if one.protocol == PROTOCOL]
+
+
+def planned(root="."):
+    """Replicates that every cell is to get: seeds 0 … of the protocol."""
+    return len(results.settings_of(PROTOCOL, root).seeds)
+
+
+def replicates(root="."):
+    """The planned runs that are there, as :func:`results.replicates` gives them: neither crossed nor further seeds."""
+    seeds = set(results.settings_of(PROTOCOL, root).seeds)
+    frame = results.replicates(PROTOCOL, root)
+    return frame[frame["seed"].isin(seeds) & ~frame["crossed"].astype(bool)]
+
+
+def tested(root="."):
+    """list of (:class:`ctxnet.paper.contrasts.Contrast`, p after Holm's correction), one for every hypothesis; points."""
+    every = hypotheses(root)
+    runs = replicates(root)
+    planned = max((one.replicates for one in every), default=0)
+    runs = runs[runs["seed"].isin(range(planned))]
+    return family(every, {row: list(each["top1"]) for row, each in runs.groupby("variant")})
+
+
+def contrasts(root="."):
+    """The hypotheses as a DataFrame in the order of their file.
+
+    Columns: ``contrast``, ``text``, ``kind``, ``cells``, ``estimate``, ``low``, ``high``, ``p``, ``p_holm``, ``margin``
+    (points; NaN where not tested or without one), ``n`` and ``most`` (replicates of the cell with the fewest and with the
+    most), ``planned``, ``verdict``, ``needed`` (see :func:`ctxnet.paper.contrasts.replicates_needed`; NaN unless "not
+    shown"), and for the cells with positive and with negative weights, as weighted means: ``parameters``, ``multiply_adds``
+    and ``train_loss``, each with ``_a`` and ``_b``.
+    """
+    runs, wiring, found = replicates(root), results.load_wiring(PROTOCOL, root), tested(root)
+    loss = runs.groupby("variant")["train_loss"].mean().to_dict()
+    rows = []
+    for one, p_holm in found:
+        about = one.hypothesis
+        row = {"contrast": about.name, "text": about.text, "kind": about.kind, "cells": formula(about.cells)}
+        row |= {key: getattr(one, key) for key in ("estimate", "low", "high", "p")} | {"p_holm": p_holm}
+        row |= {"margin": about.margin or math.nan, "n": min(one.counts.values()), "most": max(one.counts.values())}
+        row |= {"planned": about.replicates, "verdict": one.verdict(p_holm)}
+        row["needed"] = replicates_needed(one, len(found)) if row["verdict"] == "not shown" else math.nan
+        for side, sign in (("a", 1), ("b", -1)):
+            for key in ("parameters", "multiply_adds"):
+                values = {name: line[key] for name, line in wiring.items()}
+                row[f"{key}_{side}"] = _weighted(about.cells, values, sign)
+            row[f"train_loss_{side}"] = _weighted(about.cells, loss, sign)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _weighted(cells, values, sign):
+    """Weighted mean over the cells on one side; NaN where one is unknown."""
+    weights = {row: abs(weight) for row, weight in cells.items() if weight * sign > 0}
+    return sum(weight * values.get(row, math.nan) for row, weight in weights.items())
+
+
+def formula(cells):
+    """Weights of a contrast as text: ``mean(a … d) − e``, the names in the order of the file."""
+    sides = []
+    for sign in (1, -1):
+        names = [row for row, weight in cells.items() if weight * sign > 0]
+        sides.append(names[0] if len(names) == 1 else f"mean({' … '.join((names[0], names[-1]))})")
+    return " − ".join(sides)
+
+
+def cells(root="."):
+    """Every row of the protocol as a DataFrame: what its replicates are, in means.
+
+    Columns: ``row``, ``architecture``, ``n``, ``top1``, ``low``, ``high``, ``interval_over`` (see
+    :func:`ctxnet.paper.statistics.row_interval`; percent), ``sd``, ``blind``, ``parameters``, ``multiply_adds``, and with
+    the half of its 95 % interval over replicates, ``…_half``: ``distance`` (px, at initialisation, mean over blocks),
+    ``reach`` (percent of the image in the receptive field then) and ``train_loss``. What is unknown is NaN.
+    """
+    runs, wiring = replicates(root), results.load_wiring(PROTOCOL, root)
+    answers = results.read_answers(PROTOCOL, runs["variant"].unique(), runs.assign(top1=runs["top1"] / 100), root)
+    rows = []
+    for name in results.rows_shown(PROTOCOL, root):
+        mine, about = runs[runs["variant"] == name], wiring.get(name, {})
+        blind = about.get("blind", [math.nan])
+        row = dict.fromkeys(CELL_COLUMNS, math.nan) | {"row": name, "architecture": VARIANTS[name].label, "n": len(mine)}
+        row |= {"interval_over": "", "blind": 100 * sum(blind) / len(blind)}
+        row |= {key: about.get(key, math.nan) for key in ("parameters", "multiply_adds")}
+        if len(mine):
+            mean, low, high, row["interval_over"] = statistics.row_interval(answers[name][1])
+            row |= {"top1": 100 * mean, "low": 100 * low, "high": 100 * high, "sd": mine["top1"].std()}
+            row |= {key: mine[key].mean() for key in MEASURED}
+            row |= {f"{key}_half": _half(mine[key]) for key in MEASURED}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=CELL_COLUMNS)
+
+
+MEASURED = ("distance", "reach", "train_loss")
+CELL_COLUMNS = ["row", "architecture", "n", "top1", "low", "high", "interval_over", "sd", "blind", "parameters"]
+CELL_COLUMNS += ["multiply_adds", *(f"{key}{end}" for key in MEASURED for end in ("", "_half"))]
+
+
+def _half(values):
+    """Half of the 95 % interval of a mean over replicates; NaN for too few."""
+    if len(values) < FEWEST:
+        return math.nan
+    return float(stats.t.ppf(1 - statistics.LEVEL / 2, len(values) - 1) * values.std() / math.sqrt(len(values)))
+
+
+def draws(root="."):
+    """What the draw of positions, the initial weights and all else add to the scatter of a row: a DataFrame.
+
+    From a grid of :data:`GRID` draws by as many sets of weights, once it is complete. Columns: ``row``, ``runs`` (of the
+    grid) and for ``draw``, ``weights`` and ``rest`` the standard deviation in points with a 95 % interval (``…_low``,
+    ``…_high``), and ``p_draw``; NaN until then.
+    """
+    runs = results.replicates(PROTOCOL, root)
+    rows = []
+    for name in CROSSED:
+        wanted = (runs["variant"] == name) & runs["crossed"] & (runs["draw"] < GRID) & (runs["init"] < GRID)
+        grid = runs[wanted].drop_duplicates(["draw", "init"]).pivot(index="draw", columns="init", values="top1")
+        row = dict.fromkeys(DRAW_COLUMNS, math.nan) | {"row": name, "runs": int(grid.notna().sum().sum())}
+        if row["runs"] == GRID**2:
+            found = variance_parts(grid)
+            row["p_draw"] = found["p_draw"]
+            for part in ("draw", "weights", "rest"):
+                low, high = found[f"{part}_interval"]
+                row |= {part: found[part] ** 0.5, f"{part}_low": low**0.5, f"{part}_high": high**0.5}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=DRAW_COLUMNS)
+
+
+DRAW_COLUMNS = ["row", "runs", *(f"{part}{end}" for part in ("draw", "weights", "rest") for end in ("", "_low", "_high"))]
+DRAW_COLUMNS += ["p_draw"]
+
+
+# ---- in words ---------------------------------------------------------------------------------------------------------
+
+
+def status(root="."):
+    """How many of the planned runs are there, and how to make the others: one paragraph of Markdown."""
+    rows, counts, each = results.rows_shown(PROTOCOL, root), replicates(root)["variant"].value_counts(), planned(root)
+    done, crossed = int(counts.sum()), int(draws(root)["runs"].sum())
+    text = f"Protocol `{PROTOCOL}`: {done} of {len(rows) * each} replicates ({each} for each of {len(rows)} rows) and "
+    text += f"{crossed} of {len(CROSSED) * GRID**2} runs with crossed seeds are there."
+    if done < len(rows) * each or crossed < len(CROSSED) * GRID**2:
+        text += f" Make the others with `{COMMAND}`, which takes up where it stopped."
+    return text
+
+
+def contrast_table(root="."):
+    """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
+    frame = contrasts(root)
+    header = ["contrast", "estimate", "95 % interval", "p", "margin", "n", "verdict", "params M", "multiply-adds M",
+              "training loss"]  # fmt: skip
+    rows = []
+    for line in frame.to_dict("records"):
+        what = f"**{words.plain(line['contrast'].replace('_', ' '))}**: {words.plain(line['text'])}"
+        what += f"<br><small>`{line['cells']}`</small>"
+        interval = "–" if words.unknown(line["low"]) else words.minus(f"{line['low']:+.2f} to {line['high']:+.2f}")
+        count = f"{line['n']}" if line["n"] == line["most"] else f"{line['n']}–{line['most']}"
+        forms = [("parameters", 1e6, ".3f"), ("multiply_adds", 1e6, ".2f"), ("train_loss", 1, ".3f")]
+        pairs = [_pair(line, *form) for form in forms]
+        margin = "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
+        rows.append([what, words.or_dash(line["estimate"], "+.2f"), interval, words.p_text(line["p_holm"]), margin,
+                     f"{count} of {line['planned']}", _verdict(line), *pairs])  # fmt: skip
+    caption = (
+        f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
+        f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
+        f"{len(frame)}, margin of equivalence, replicates of each cell. A contrast is tested when every cell has all of its "
+        "replicates and stays open until then, whatever its numbers look like. Parameters without classifier, multiply-adds "
+        "per image and training loss of the last epoch: cells with positive / negative weight, loss as the mean over the "
+        "replicates that are there."
+    )
+    return _table("6.1", "contrasts", header, rows, caption)
+
+
+def _pair(line, key, unit, form):
+    return " / ".join(words.or_dash(line[f"{key}_{side}"] / unit, form) for side in ("a", "b"))
+
+
+def _verdict(line):
+    text = f"**{line['verdict'].partition(':')[0]}**"
+    if line["verdict"].startswith("open"):
+        return f"{text}: {line['n']} of {line['planned']} replicates (`{line['verdict'].split()[1]}`)"
+    if line["verdict"] == "not shown":
+        return f"{text}; it would take {_count(line['needed'])} replicates of each cell"
+    return text
+
+
+def _count(needed):
+    return f"about {needed:.0f}" if needed <= statistics.MOST_SEEDS else f"over {statistics.MOST_SEEDS}"
+
+
+def cell_table(root="."):
+    """:func:`cells` as a :class:`ctxnet.paper.words.Table`."""
+    header = ["row", "n", "top-1 %", "95 % interval", "s.d.", "s.d. of the draw", "distance px", "RF %", "blind %"]
+    header += ["params M", "multiply-adds M", "training loss"]
+    each, drawn = planned(root), draws(root).set_index("row")
+    rows, frame = [], cells(root)
+    for line in frame.to_dict("records"):
+        interval = "–" if words.unknown(line["low"]) else f"{line['low']:.1f}–{line['high']:.1f}"
+        interval += f" {words.IMAGES_ONLY}" if line["interval_over"] == "images" else ""
+        draw = _sd(drawn.loc[line["row"]], "draw") if line["row"] in drawn.index else "–"
+        numbers = [("distance", 1, ".1f"), ("reach", 1, ".0f"), ("blind", 1, ".0f"), ("parameters", 1e6, ".3f"),
+                   ("multiply_adds", 1e6, ".2f"), ("train_loss", 1, ".3f")]  # fmt: skip
+        first = [line["architecture"], f"{line['n']} of {each}", words.or_dash(line["top1"], ".2f"), interval]
+        rows.append([*first, words.or_dash(line["sd"], ".2f"), draw, *(_plus_minus(line, *number) for number in numbers)])
+    caption = (
+        "Every row, as means over its replicates; all of it exploratory. Intervals cover replicates and images. s.d.: of "
+        "top-1 over replicates, and the part of the draw (Table 6.3). Distance: mean distance at initialisation, mean over "
+        "the blocks; RF: share of the image in the receptive field, likewise. Blind: share of the weights that see nothing "
+        f"but padding, over 3 draws. ±: 95 % over replicates, from {FEWEST} on. Sizes as trained, at width "
+        f"{results.settings_of(PROTOCOL, root).width} of 64; parameters without classifier."
+    )
+    if (frame["interval_over"] == "images").any():
+        caption += f" {words.ONE_SEED}"
+    return _table("6.2", "cells", header, rows, caption)
+
+
+def _plus_minus(line, key, unit, form):
+    half = line.get(f"{key}_half", math.nan)
+    return words.or_dash(line[key] / unit, form) + ("" if words.unknown(half) else f" ± {half / unit:{form}}")
+
+
+def _table(number, name, header, rows, caption):
+    return words.Table(header, rows, range(1, len(header)), number, caption, rests_on=(PROTOCOL,), file=FILES[name])
+
+
+def draw_table(root="."):
+    """:func:`draws` as a :class:`ctxnet.paper.words.Table`."""
+    header = ["row", "runs", "draw of positions", "initial weights", "rest", "p, no part of the draw"]
+    rows = []
+    for line in draws(root).to_dict("records"):
+        parts = [_sd(line, part) for part in ("draw", "weights", "rest")]
+        row = [VARIANTS[line["row"]].label, f"{line['runs']} of {GRID**2}", *parts, words.p_text(line["p_draw"])]
+        rows.append(row)
+    caption = (
+        f"Where the scatter of a row comes from: {GRID} draws of positions by {GRID} sets of initial weights, standard "
+        "deviations in points of top-1 with 95 % intervals (two-way random effects; Williams, 1962). Nothing is said of a "
+        "grid with holes."
+    )
+    return _table("6.3", "draws", header, rows, caption)
+
+
+def _sd(line, part):
+    if words.unknown(line[part]):
+        return f"open: {line['runs']:.0f} of {GRID**2} runs"
+    return f"{line[part]:.2f} ({line[f'{part}_low']:.2f}–{line[f'{part}_high']:.2f})"
+
+
+def summary(root="."):
+    """The verdicts by name, as a Markdown list."""
+    lines = []
+    frame = contrasts(root).to_dict("records")
+    for line in frame:
+        name = words.plain(line["contrast"].replace("_", " "))
+        numbers = "" if words.unknown(line["estimate"]) else words.minus(
+            f" ({line['estimate']:+.2f} points, 95 %: {line['low']:+.2f} to {line['high']:+.2f}; "
+            f"{words.p_said(line['p_holm'])}, Holm; n = {line['n']})"
+        )  # fmt: skip
+        lines.append(f"- {name}: {_verdict(line)}{numbers}.")
+    return "\n".join(lines)
+
+
+def write_coherence(root=".", home=None):
+    """Write what the three tables show as CSV into ``tables`` in the folder ``home``, ``results/context`` unless given.
+
+    Returns:
+        That folder.
+    """
+    home = Path(home or Path(root) / "results" / PROTOCOL)
+    for name, frame in (("contrasts", contrasts(root)), ("cells", cells(root)), ("draws", draws(root))):
+        write_csv(home / FILES[name], list(frame.columns), [list(map(_written, row)) for row in frame.values.tolist()])
+    return home / "tables"
+
+
+def _written(value):
+    return "" if words.unknown(value) else round(value, 6) if isinstance(value, float) else value
