@@ -18,7 +18,8 @@ _COPYING = frozenset((
     "flip", "roll", "split", "chunk", "unbind", "repeat", "lift_fresh", "native_dropout", "dropout", "movedim",
     "split_with_sizes", "narrow", "view_copy", "masked_fill", "where", "tril", "triu", "broadcast_to", "constant_pad_nd",
     "rot90", "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
-    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
+    "replication_pad3d",
 ))  # fmt: skip
 _EVALUATED = frozenset((  # of what is unknown they make something unknown
     "exp", "expm1", "log1p", "relu", "neg", "abs", "sqrt", "sin", "cos", "tan", "asinh", "atan", "tanh", "sigmoid", "erf",
