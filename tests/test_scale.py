@@ -149,6 +149,7 @@ def check_in(root):
     assert times() == before and len(yaml.safe_load((root / "dvc.lock").read_text())["stages"]) == 2
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_running_and_the_next_goes_on(tmp_path, whole, kind):
     protocol, before = make_project(tmp_path), set(Path("/tmp").glob("ctxnet-ray-*"))
@@ -296,6 +297,7 @@ def check_kills(machines, root, whole, workers, nodes, shared, seed=0):
     assert (kills.count("worker"), kills.count("node")) == (workers, nodes) and resumed
 
 
+@pytest.mark.torture
 def test_a_lost_worker_and_a_lost_machine_change_nothing(tmp_path, whole, machines):
     """The checkpoint travels through Ray: no folder is shared."""
     check_kills(machines, tmp_path, whole, 1, 1, shared=False)
@@ -307,6 +309,7 @@ def test_ten_lost_workers_and_three_lost_machines_change_nothing(tmp_path, whole
     check_kills(machines, tmp_path, whole, 10, 3, shared=shared, seed=7)
 
 
+@pytest.mark.torture
 def test_campaigns_share_out_a_plan(tmp_path, whole, machines):
     """One on the cluster, one in this process, and a run that somebody else works on all the while."""
     protocol = make_project(tmp_path)
@@ -320,6 +323,7 @@ def test_campaigns_share_out_a_plan(tmp_path, whole, machines):
     assert records(tmp_path) == whole
 
 
+@pytest.mark.torture
 def test_a_box_of_time_failures_and_records_of_other_settings(tmp_path, whole, machines, monkeypatch):
     protocol = make_project(tmp_path)
     failing = dataclasses.replace(protocol, learning_rate=1e30)
