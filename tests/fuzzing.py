@@ -720,7 +720,7 @@ def by_value(r, c, s):
         [
             f"Fn(lambda x: x.sort({d})[0])",
             f"Fn(lambda x: x.topk(1, {d})[0])",
-            f"Fn(lambda x: x.median({d}, keepdim=True)[0])",
+            f"Fn(lambda x: x.contiguous().median({d}, keepdim=True)[0])",
             f"Fn(lambda x: x.gather({d}, x.argsort({d})))",
             f"Fn(lambda x: x.kthvalue(1, {d}, keepdim=True)[0])",
         ]

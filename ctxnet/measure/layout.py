@@ -139,7 +139,8 @@ def _picked(labels, step):
         return labels
     if not step.joins and not bool(step.known.all()):
         factors = tuple(f for f in labels[dim] if f[1] > 1) or labels[dim][:1]
-        part = _Part(factors[0][0] if len(factors) == 1 else None, int(step.known.sum()))
+        name = factors[0][0] if len(factors) == 1 or factors[0][0] == "c" else None  # channels that were repeated, say
+        part = _Part(name, int(step.known.sum()))
         return labels[:dim] + [((part, count),)] + labels[dim + 1 :]
     return labels[:dim] + [_resized(labels[dim], count, chosen=True)] + labels[dim + 1 :]
 

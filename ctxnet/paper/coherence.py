@@ -190,7 +190,7 @@ def contrast_table(root="."):
         pairs = [_pair(line, *form) for form in forms]
         margin = "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
         rows.append([what, words.or_dash(line["estimate"], "+.2f"), interval, words.p_text(line["p_holm"]), margin,
-                     f"{count} of {line['planned']}", _verdict(line), *pairs])  # fmt: skip
+                     f"{count} of {line['planned']}", _verdict(line).replace(" (", "<br>("), *pairs])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
         f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
@@ -199,7 +199,8 @@ def contrast_table(root="."):
         "per image and training loss of the last epoch: cells with positive / negative weight, loss as the mean over the "
         "replicates that are there."
     )
-    return _table("6.1", "contrasts", header, rows, caption)
+    numbers = [column for column in range(1, len(header)) if header[column] != "verdict"]
+    return words.Table(header, rows, numbers, "6.1", caption, rests_on=(PROTOCOL,), file=FILES["contrasts"])
 
 
 def _pair(line, key, unit, form):
