@@ -38,7 +38,8 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "params.yaml").write_text(yaml.safe_dump(params))
         protocol = dataclasses.replace(
-            load_protocol("quick", Path(scratch) / "params.yaml"), device=args.device, image_size=args.size,
+            load_protocol("small", Path(scratch) / "params.yaml"), dataset="probe", min_crop=1.0, max_rotate=0.0,
+            flip=False, device=args.device, image_size=args.size,
             width=args.width, epochs=args.epochs, decay_epochs=[], precision=args.precision,
         )  # fmt: skip
         prepare_dataset(protocol, params, Path(scratch))

@@ -13,6 +13,7 @@ import yaml
 
 from ctxnet.locking import one_writer
 from ctxnet.training import campaign, campaign_at_once, load_params, load_protocol, plan, run, seeds_of
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 FEW = ["resnet50", "resnet50_perm1", "resnet50_dilated4"]
@@ -25,7 +26,7 @@ def project(tmp_path):
     params["probe"] |= {"train_images": 64, "valid_images": 20, "distance": 12}
     params["rows"], params["more_seeds"] = list(FEW), {"quick": {"resnet50_perm1": [1]}}
     params["campaign"] = {"order": ["resnet50_dilated4", "resnet50"], "assumed_minutes": {"quick": 2.0}}
-    params["protocols"]["quick"] |= {
+    params["protocols"]["quick"] = PLAIN | {
         "image_size": 32, "width": 4, "epochs": 2, "decay_epochs": [1], "profile_images": 2, "seeds": [0, 2],
     }  # fmt: skip
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
