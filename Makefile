@@ -58,7 +58,7 @@ lock: setup
 	find results/quick -type d -empty -delete
 
 clean:
-	rm -rf results/quick results/dvc/*/quick.* results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-*
+	rm -rf results/quick results/dvc/*/quick.* results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-* data/pathfinder-* data/.pathfinder-*
 	rm -rf site dist build dvc_plots .pytest_cache .ruff_cache .dvc/tmp .dvc/cache
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 

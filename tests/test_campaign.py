@@ -24,7 +24,7 @@ def project(tmp_path):
     """Three rows at toy size."""
     params = load_params(ROOT / "params.yaml")
     params["probe"] |= {"train_images": 64, "valid_images": 20, "distance": 12}
-    params["rows"], params["more_seeds"] = list(FEW), {"quick": {"resnet50_perm1": [1]}}
+    params["own_rows"]["quick"], params["more_seeds"] = list(FEW), {"quick": {"resnet50_perm1": [1]}}
     params["campaign"] = {"order": ["resnet50_dilated4", "resnet50"], "assumed_minutes": {"quick": 2.0}}
     params["protocols"]["quick"] = PLAIN | {
         "image_size": 32, "width": 4, "epochs": 2, "decay_epochs": [1], "profile_images": 2, "seeds": [0, 2],

@@ -270,7 +270,7 @@ def edit_params(root, change):
 def toy(params):
     small = {"width": 4, "image_size": 32, "epochs": 1, "decay_epochs": [], "profile_images": 2}
     params["protocols"]["quick"] = PLAIN | small
-    params |= {"rows": list(ROWS), "protocol_names": ["quick"]}
+    params |= {"rows": list(ROWS), "own_rows": {"quick": list(ROWS)}, "protocol_names": ["quick"]}
     params["probe"] |= {"train_images": 64, "valid_images": 40, "distance": 12}
     params["measure"] |= {"width": 4, "images": 2}
 
@@ -390,7 +390,7 @@ def test_a_change_of_what_a_protocol_takes_over_makes_it_stale(built):
         params = yaml.safe_load(kept)
         parent, child = params["protocols"]["quick"], params["protocols"]["quick"] | {"note": "Mine."}
         params["protocols"] = {"base": parent, "quick": "CHILD"}
-        params |= {"own_rows": {}, "more_seeds": {"quick": {}}}
+        params |= {"own_rows": {"quick": list(ROWS)}, "more_seeds": {"quick": {}}}
         params.pop("campaign")
         text = yaml.safe_dump(params, sort_keys=False, default_flow_style=False)
         text = text.replace("  base:\n", "  base: &base\n").replace("  quick: CHILD", "  quick: {<<: *base}")
@@ -415,7 +415,7 @@ def test_protocols_for_a_gpu_are_apart_and_every_stage_is_known_to_the_settings(
     assert set(ours) == set(lists[0]["data"]) >= set(params["protocol_names"]) and len(set(ours)) == len(ours)
     assert all(params["protocols"][name]["device"] == "cpu" for name in ours)
     assert {name for name, each in params["protocols"].items() if each["device"] == "cuda"} == set(lists[1]["trained"])
-    assert all((name in params.get("own_rows", {})) == (name in lists[0]["on_own_rows"]) for name in ours)
+    assert all((name in params.get("own_rows", {})) == (name not in lists[0]["on_rows"]) for name in ours)
     assert all(params["protocols"][name]["dataset"] == group for name, group in lists[0]["data"].items())
 
 

@@ -64,7 +64,7 @@ def distance(protocol, root="."):
     """Distance of the two marks in pixels."""
     from ctxnet.training import load_params
 
-    return load_params(Path(root) / "params.yaml")["probe"]["distance"]
+    return results.settings_of(protocol, root).dose or load_params(Path(root) / "params.yaml")["probe"]["distance"]
 
 
 def reading(lines, far):
