@@ -65,7 +65,7 @@ def test_a_dose_draws_its_own_images(name, tmp_path):
         ("probe_d12", {"dose": 20, "image_size": 32}, "dose=20: .*image_size=32; nearest valid value: 15"),
         ("probe_d12", {"mark": 4}, "mark=4: a disc's diameter is odd"),
         ("probe_d12", {"mark": 33}, "image_size=64: too small for two marks of 33 px"),
-        ("pathfinder_6", {"dose": 30}, "protocols.pathfinder_6: dose=30: paths have 6, 9 or 14 dashes; nearest valid value: 14"),
+        ("pathfinder_6", {"dose": 30}, "pathfinder_6: dose=30: paths have 6, 9 or 14 dashes; nearest valid value: 14"),
         ("pathfinder_6", {"image_size": 32}, "pathfinder needs image_size=64 or more, not 32"),
         ("pathfinder_6", {"mark": 3}, "mark=3: only the probe set has marks; nearest valid value: 0"),
         ("small", {"dose": 12}, "protocols.small.dose=12: only of the probe set and of pathfinder; nearest valid value: 0"),
@@ -81,7 +81,7 @@ def test_a_dose_that_cannot_be_held_is_refused_in_one_line_before_anything_is_dr
 
 
 def test_a_run_at_a_dose_records_it(tmp_path):
-    small = PLAIN | {"dataset": "pathfinder", "dose": 6, "mark": 0, "width": 4, "epochs": 1, "decay_epochs": [], "profile_images": 2}
+    small = PLAIN | {"dataset": "pathfinder", "dose": 6, "mark": 0, "width": 4, "epochs": 1, "decay_epochs": []}
     path = edited(tmp_path, "pathfinder_6", **small)
     record = run(load_protocol("pathfinder_6", path), "resnet18", root=tmp_path, progress=False).record
     assert record["config"]["dose"] == 6 and record["config"]["dataset"] == "pathfinder" and record["n"] == 40
@@ -151,7 +151,7 @@ def test_local_patches_have_the_same_statistics_in_both_classes(drawn):
 
 
 def test_ends_are_too_far_apart_for_a_small_window(drawn):
-    """No window of APART px or fewer shows pixels of two marks of different paths, so the argument of the docstring holds."""
+    """A window of a mark's size never shows the middles of two ends, so the argument of the docstring holds for it."""
     for seed in range(5):
         long, _ = _scene(6, 64, _Dice(seed))
         ends = [np.array(end) for path in long for end in (path[0][0], path[-1][-1])]

@@ -1,8 +1,8 @@
 """Random offsets with one weight per channel, starting at zero: the depthwise kin of thesis §3.5.
 
 Every channel adds to itself k of its own features at random offsets from [−d, d]², the same offsets at every place and for
-every channel, each times a weight of its own. The thesis' reading with a concatenation has k·C·4C more weights per block, this
-one k·C. Offsets go around the border, so that none sees only padding, however small the map.
+every channel, each times a weight of its own. The thesis' reading with a concatenation has k·C·4C more weights per block,
+this one k·C. Offsets go around the border, so that none sees only padding, however small the map.
 
 Warning: on a map smaller than d an offset may come around to the place itself.
 """

@@ -1,13 +1,13 @@
 """Pathfinder: are the two marked ends those of one dashed path? After Linsley et al. 2018 (arXiv:1805.08315).
 
-Each image shows, on noise, two dashed paths of equal length that bend a little from dash to dash, four short ones to distract,
-and two discs. In class "connected" the discs lie on the two ends of one path, in class "apart" on one end of each. The scene is
-drawn before the class is known, and in both classes each of the four ends is marked with probability ½: whatever is seen in a
-window too small to show two ends, averaged in any way over the image, has the same distribution in both. To follow a path
-takes context along all of it; how far that is grows with the number of dashes.
+Each image shows, on noise, two dashed paths of equal length that bend a little from dash to dash, four short ones to
+distract, and two discs. In class "connected" these lie on the two ends of one path, in class "apart" on one end of each.
+The scene is drawn before the class is known, and in both classes each of the four ends is marked with probability ½: whatever
+is seen in windows too small to show two ends, averaged over the image, has the same mean in both. To follow a path takes
+context along all of it; how far that is grows with the number of dashes.
 
-Different paths, with room for discs on their ends, keep ``APART`` px from each other, more than the ``LINK`` px from one dash to
-the next, so that a flood fill that jumps gaps is always right (:func:`read_pathfinder`).
+Different paths, with room for discs on their ends, keep ``APART`` px from each other, more than the ``LINK`` px from a dash
+to the next one, so that a flood fill that jumps gaps is always right (:func:`read_pathfinder`).
 """
 
 import numpy as np
@@ -121,7 +121,7 @@ def require_dashes(dashes, image_size, where="dashes"):
 
 
 def make_pathfinder(n, *, image_size=64, dashes=9, seed):
-    """Make ``n`` images. Equal arguments give equal bytes on every machine; one image takes 1 to 20 ms, by the length of paths.
+    """Make ``n`` images, each in 1 to 20 ms by the length of its paths. Equal arguments give equal bytes on every machine.
 
     Args:
         n: number of images, as many of each class as n allows, in random order.

@@ -104,10 +104,10 @@ def make_probe(n, *, image_size=64, distance=20, mark=MARK, seed):
 
 
 def read_probe(images, distance):
-    """The labels as a perfect reader tells them from the marks: accuracy 1 by construction, and so the upper line of figures.
+    """The labels as a perfect reader tells them from the marks: accuracy 1 by construction, the upper line of figures.
 
-    For every bearing it counts the yellow pixels that have a blue one at that offset, around the border. At the true one these
-    are all pixels of a mark, at any other one fewer, since the marks are equal discs and no two offsets are.
+    For every bearing it counts the yellow pixels that have a blue one at that offset, around the border. At the true one
+    these are all pixels of a mark, at any other one fewer, since the marks are equal discs and no two offsets are equal.
 
     Args:
         images: uint8 (n, S, S, 3) from :func:`make_probe`, with that ``distance``.

@@ -1,7 +1,7 @@
 """What the probe set tells of rows: which of them learned to look from one mark to the other.
 
 The class is the bearing of one mark from another, so a row that never looks that far guesses: one in ten. Which rows do and
-which do not is read from the records, at the widest gap between two neighbours in the order of their accuracies.
+which do not is read from the records, by where their intervals lie.
 """
 
 from pathlib import Path
@@ -48,8 +48,8 @@ def table(protocol, root="."):
     ]  # fmt: skip
     sizes = ", ".join(f"{n:,}" for n in sorted({line["n"] for line in lines}))
     caption = (
-        f"Top-1 on {sizes} validation images of the probe set, protocol `{plain(protocol)}`: ten classes that only a network "
-        f"can tell that looks {distance(protocol, root)} px far; guessing is right in {100 * CHANCE:.0f} %."
+        f"Top-1 on {sizes} validation images of the probe set, protocol `{plain(protocol)}`: ten classes that only a network"
+        f" can tell that looks {distance(protocol, root)} px far; guessing is right in {100 * CHANCE:.0f} %."
     )
     if any(line["seeds"] == 1 for line in lines):
         caption += f" {ONE_SEED.removeprefix(IMAGES_ONLY).strip()}"
@@ -68,32 +68,27 @@ def distance(protocol, root="."):
 
 
 def reading(lines, far):
-    """One sentence: which of :func:`accuracies` look ``far`` px and which do not, parted at the widest gap of their means.
+    """One sentence: which of :func:`accuracies` look ``far`` px, by where their whole interval lies.
 
-    Where the intervals beside that gap overlap, the records part no rows, and the sentence says so.
+    Above one half: in most images; above guessing, but not that: in some; else nothing tells the row from guessing.
     """
-    gaps = [(upper["top1"] - lower["top1"], upper, lower) for upper, lower in zip(lines, lines[1:], strict=False)]
-    if not gaps:
-        return "Fewer than two rows have a record, so there is nothing to part."
-    _, upper, lower = max(gaps, key=lambda gap: gap[0])
-    if upper["low"] <= lower["high"]:
-        return "Intervals overlap at the widest gap between two neighbouring rows: the records part no rows."
-    above, below = lines[: lines.index(lower)], lines[lines.index(lower) :]
-    guessing = [line["architecture"] for line in below if line["low"] <= CHANCE <= line["high"]]
-    text = (
-        f"The widest gap between neighbours lies between {_said(upper)} and {_said(lower)}, whose intervals do not meet: "
-        f"rows above it look {far} px far ({_names(above)}), rows below it do not ({_names(below)})"
+    most = [line for line in lines if line["low"] > 0.5]
+    some = [line for line in lines if CHANCE < line["low"] <= 0.5]
+    none = [line for line in lines if line["low"] <= CHANCE]
+    groups = (
+        (most, "looks", "look", f"{far} px far in most images (interval above 50 %)"),
+        (some, "does", "do", f"so in some, above guessing ({100 * CHANCE:.0f} %) but not above 50 %"),
+        (none, "is", "are", "not told from guessing"),
     )
-    return text + (f", and nothing tells {', '.join(guessing)} from guessing." if guessing else ".")
-
-
-def _said(line):
-    low, mean, high = (f"{100 * line[key]:.1f}" for key in ("low", "top1", "high"))
-    return f"{line['architecture']} ({mean} %, {low}–{high})"
+    parts = [
+        f"{len(group)} {f'row {one}' if len(group) == 1 else f'rows {many}'} {what}: {_names(group)}"
+        for group, one, many, what in groups if group
+    ]  # fmt: skip
+    return f"By their intervals, {'; '.join(parts)}." if parts else "No row has a record, so there is nothing to read."
 
 
 def _names(lines):
-    return ", ".join(line["architecture"] for line in lines)
+    return ", ".join(f"{line['architecture']} ({100 * line['top1']:.0f} %)" for line in lines)
 
 
 def write_probe(protocol, root="."):

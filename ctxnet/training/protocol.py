@@ -49,8 +49,8 @@ class Protocol:
         train_top1: also keep the share of right answers on the training batches, as they are seen in training.
         note: what a reader must know before comparing numbers of this protocol with others; no part of a run's identity.
         validate_every: epochs from one validation to the next; there is always one after the last epoch.
-        dose: how much context the class takes: px between the marks of the probe set, dashes of Pathfinder's paths (6, 9, 14);
-            0: what the data set's own group says.
+        dose: how much context the class takes: px between the marks of the probe set, dashes of Pathfinder's paths (6, 9
+            or 14); 0: what the data set's own group says.
         mark: diameter of the probe set's marks in px, odd; 0: 7.
     """
 
