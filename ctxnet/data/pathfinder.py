@@ -2,7 +2,7 @@
 
 Each image shows, on noise, two dashed paths of equal length that bend a little from dash to dash, four short ones to
 distract, and two discs. In class "connected" these lie on the two ends of one path, in class "apart" on one end of each.
-The scene is drawn before the class is known, and in both classes each of the four ends is marked with probability ½: whatever
+The scene is drawn before the class is known, and in both classes each of the four ends is marked with probability ½: what
 is seen in windows too small to show two ends, averaged over the image, has the same mean in both. To follow a path takes
 context along all of it; how far that is grows with the number of dashes.
 
