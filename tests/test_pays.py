@@ -249,9 +249,11 @@ def test_bad_arguments_name_the_nearest_valid_value(name, args, message):
     assert "\n" not in str(error.value)
 
 
-def test_too_few_channels_for_nine_groups_are_refused():
-    with pytest.raises(ValueError, match="channels=8 must be an integer ≥ 9"):
-        BLOCKS["shift"](8)
+def test_too_few_channels_for_nine_groups_take_one_offset_each():
+    x = torch.randn(1, 4, 6, 7)
+    y = BLOCKS["shift"](4)(x)
+    for channel, (i, j) in enumerate([(-1, -1), (-1, 0), (-1, 1), (0, -1)]):
+        assert torch.equal(y[0, channel, 2:4, 2:5], x[0, channel, 2 + i : 4 + i, 2 + j : 5 + j])
 
 
 # ---- rows and protocols --------------------------------------------------------------------------------------------------

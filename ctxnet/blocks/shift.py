@@ -9,7 +9,7 @@ Warning: on a map of one position eight of nine channels see nothing but that ze
 import torch
 import torch.nn.functional as F
 
-from .base import ContextBlock, require_at_least
+from .base import ContextBlock
 
 NINE = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 
@@ -25,7 +25,7 @@ class Shift(ContextBlock):
     """A ninth of the channels from each of the 3×3 neighbours: (N, C, H, W) → (N, C, H, W).
 
     Args:
-        channels: C, at least nine.
+        channels: C; of fewer than nine each is moved by another one of the offsets, from the upper left on.
 
     Raises:
         ValueError: naming the argument and the nearest valid value.
@@ -34,9 +34,11 @@ class Shift(ContextBlock):
     context = "shift"
 
     def __init__(self, channels):
-        super().__init__(require_at_least("channels", channels, len(NINE)))
+        super().__init__(channels)
         few = channels // len(NINE)
         self.sizes = [few + (offset == (0, 0)) * (channels - len(NINE) * few) for offset in NINE]
+        if not few:
+            self.sizes = [int(number < channels) for number in range(len(NINE))]
 
     def forward(self, x):
         groups = zip(x.split(self.sizes, 1), NINE, strict=True)
