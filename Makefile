@@ -53,12 +53,12 @@ torture: setup
 lock: setup
 	OMP_NUM_THREADS=1 pytest tests/test_training.py -k golden
 	python -m ctxnet.pipeline.stages data quick
-	mkdir -p results/quick/tables results/quick/figures results/quick/cards $(patsubst results/measure/%,results/quick/runs/%,$(wildcard results/measure/*))
+	mkdir -p results/quick/tables results/quick/figures results/quick/cards results/quick/runs
 	dvc commit --quiet --force dvc.yaml
 	find results/quick -type d -empty -delete
 
 clean:
-	rm -rf results/quick results/dvc/*/quick.* results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-*
+	rm -rf results/quick results/dvc/*/quick.* results/*/notebook results/*/runs/*/notebook results/measure/*/notebook data/probe-* data/.probe-* data/pathfinder-* data/.pathfinder-*
 	rm -rf site dist build dvc_plots .pytest_cache .ruff_cache .dvc/tmp .dvc/cache
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.uv/*' -prune -exec rm -rf {} +
 

@@ -159,7 +159,7 @@ def main():
     parser.add_argument("--graph", action="store_true", help="replay CUDA graphs (no effect on a CPU)")
     parser.add_argument("--rows", nargs="*", default=[TINY, *ROWS])
     args = parser.parse_args()
-    protocol = load_protocol("quick", Path(__file__).parents[1] / "params.yaml")
+    protocol = load_protocol("small", Path(__file__).parents[1] / "params.yaml")
     protocol = dataclasses.replace(
         protocol, device=args.device, image_size=args.size, batch_size=args.batch, precision=args.precision,
         cuda_graph=args.graph and args.device == "cuda",

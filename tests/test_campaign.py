@@ -10,6 +10,7 @@ import yaml
 
 from ctxnet.locking import one_writer
 from ctxnet.training import campaign, load_params, load_protocol, plan, run, seeds_of
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 FEW = ["resnet50", "resnet50_perm1", "resnet50_dilated4"]
@@ -20,9 +21,9 @@ def project(tmp_path):
     """Three rows at toy size."""
     params = load_params(ROOT / "params.yaml")
     params["probe"] |= {"train_images": 64, "valid_images": 20, "distance": 12}
-    params["rows"], params["more_seeds"] = list(FEW), {"quick": {"resnet50_perm1": [1]}}
+    params["own_rows"]["quick"], params["more_seeds"] = list(FEW), {"quick": {"resnet50_perm1": [1]}}
     params["campaign"] = {"order": ["resnet50_dilated4", "resnet50"], "assumed_minutes": {"quick": 2.0}}
-    params["protocols"]["quick"] |= {
+    params["protocols"]["quick"] = PLAIN | {
         "image_size": 32, "width": 4, "epochs": 2, "decay_epochs": [1], "profile_images": 2, "seeds": [0, 2],
     }  # fmt: skip
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))

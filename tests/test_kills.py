@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ctxnet.training import load_params
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 KILLS = 10
@@ -43,7 +44,8 @@ stages:
 def make_project(folder):
     params = load_params(ROOT / "params.yaml")
     params["probe"] |= {"train_images": 600, "valid_images": 100, "distance": 12}
-    params["protocols"]["quick"] |= {"image_size": 32, "width": 8, "epochs": 4, "decay_epochs": [3], "profile_images": 1}
+    small = {"image_size": 32, "width": 8, "epochs": 4, "decay_epochs": [3], "profile_images": 1}
+    params["protocols"]["quick"] = PLAIN | small
     params["own_rows"]["quick"] = ["plain20", "resnet20"]
     folder.mkdir()
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

@@ -35,6 +35,7 @@ from ctxnet.pipeline.notebook import write_executed
 from ctxnet.records import read_context
 from ctxnet.tensors import load_tensors
 from ctxnet.training import load_params, load_protocol, measure_lattice, measure_variant, plan, run
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,7 +106,7 @@ def project(tmp_path_factory):
     params = load_params(ROOT / "params.yaml")
     params["probe"] |= {"train_images": 64, "valid_images": 20, "distance": 12}
     quick = {"image_size": 32, "width": 4, "epochs": 2, "decay_epochs": [], "profile_images": 1, "batch_size": 16}
-    params["protocols"]["quick"] |= quick
+    params["protocols"]["quick"] = PLAIN | quick
     params["protocols"]["own"] = params["protocols"]["quick"] | {"dataset": "own.tar"}
     params["own_rows"]["quick"], params["own.tar"] = ["plain20", "resnet20"], {}
     params["measure"] |= {"image_size": 64, "width": 4, "images": 1, "summed_images": 0}

@@ -27,6 +27,7 @@ from ctxnet.pipeline.notebook import (
     run_notebook,
 )
 from ctxnet.training import load_params, load_protocol
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 ROWS = ["resnet50", "resnet50_perm1", "resnet50_dilated4"]
@@ -267,9 +268,9 @@ def edit_params(root, change):
 
 
 def toy(params):
-    quick = params["protocols"]["quick"]
-    quick |= {"width": 4, "image_size": 32, "epochs": 1, "decay_epochs": [], "profile_images": 2}
-    params |= {"rows": list(ROWS), "protocol_names": ["quick"]}
+    small = {"width": 4, "image_size": 32, "epochs": 1, "decay_epochs": [], "profile_images": 2}
+    params["protocols"]["quick"] = PLAIN | small
+    params |= {"rows": list(ROWS), "own_rows": {"quick": list(ROWS)}, "protocol_names": ["quick"]}
     params["probe"] |= {"train_images": 64, "valid_images": 40, "distance": 12}
     params["measure"] |= {"width": 4, "images": 2}
 
@@ -343,7 +344,7 @@ def test_the_lock_does_not_depend_on_how_a_machine_rounds(built):
     lock = yaml.safe_load((built / "dvc.lock").read_text())["stages"]
     outs = [out for name, stage in lock.items() if "@quick" in name for out in stage["outs"]]
     assert {out["path"] for out in outs if out.get("nfiles") != 0} == {"data/quick.json"}
-    assert len(outs) == len(ROWS) + 4
+    assert len(outs) == 5  # the images' description, runs, tables, figures, cards
 
 
 @pytest.mark.parametrize(
@@ -355,7 +356,7 @@ def test_the_lock_does_not_depend_on_how_a_machine_rounds(built):
         (lambda p: p["imagenette"].update(source="elsewhere"), set()),
         (
             lambda p: p["protocols"]["quick"].update(epochs=2),
-            {f"train@quick-{row}" for row in ROWS} | {"report@quick"},
+            {"train_at_once@quick", "report@quick"},
         ),
     ],
 )
@@ -389,19 +390,19 @@ def test_a_change_of_what_a_protocol_takes_over_makes_it_stale(built):
         params = yaml.safe_load(kept)
         parent, child = params["protocols"]["quick"], params["protocols"]["quick"] | {"note": "Mine."}
         params["protocols"] = {"base": parent, "quick": "CHILD"}
-        params |= {"own_rows": {}, "more_seeds": {"quick": {}}}
+        params |= {"own_rows": {"quick": list(ROWS)}, "more_seeds": {"quick": {}}}
         params.pop("campaign")
         text = yaml.safe_dump(params, sort_keys=False, default_flow_style=False)
         text = text.replace("  base:\n", "  base: &base\n").replace("  quick: CHILD", "  quick: {<<: *base}")
         assert child["note"] not in text
         (built / "params.yaml").write_text(text)
-        command = ["dvc", "status", "--json", "report@quick", *(f"train@quick-{row}" for row in ROWS)]
+        command = ["dvc", "status", "--json", "report@quick", "train_at_once@quick"]
         told = subprocess.run(command, cwd=built, env=ENVIRONMENT, capture_output=True, text=True)
         assert json.loads(told.stdout) == {}, told.stdout + told.stderr
         (built / "params.yaml").write_text(re.sub(r"(&base\n(?:    .*\n)*?    epochs:) 1", r"\1 2", text))
         assert load_protocol("quick", built / "params.yaml").epochs == 2
         told = subprocess.run(command, cwd=built, env=ENVIRONMENT, capture_output=True, text=True)
-        assert set(json.loads(told.stdout)) == {"report@quick", *(f"train@quick-{row}" for row in ROWS)}
+        assert set(json.loads(told.stdout)) == {"report@quick", "train_at_once@quick"}
     finally:
         (built / "params.yaml").write_text(kept)
 
@@ -410,11 +411,11 @@ def test_protocols_for_a_gpu_are_apart_and_every_stage_is_known_to_the_settings(
     params = load_params(ROOT / "params.yaml")
     here, gpu = (yaml.safe_load((ROOT / name).read_text()) for name in ("dvc.yaml", "gpu/dvc.yaml"))
     lists = [{k: v for part in text["vars"] for k, v in part.items()} for text in (here, gpu)]
-    ours = [*lists[0]["on_rows"], *lists[0]["on_own_rows"]]
+    ours = [*lists[0]["at_once"], *lists[0]["on_rows"], *lists[0]["on_own_rows"]]
     assert set(ours) == set(lists[0]["data"]) >= set(params["protocol_names"]) and len(set(ours)) == len(ours)
     assert all(params["protocols"][name]["device"] == "cpu" for name in ours)
     assert {name for name, each in params["protocols"].items() if each["device"] == "cuda"} == set(lists[1]["trained"])
-    assert all((name in params.get("own_rows", {})) == (name in lists[0]["on_own_rows"]) for name in ours)
+    assert all((name in params.get("own_rows", {})) == (name not in lists[0]["on_rows"]) for name in ours)
     assert all(params["protocols"][name]["dataset"] == group for name, group in lists[0]["data"].items())
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ctxnet.data import normalise
-from ctxnet.data.probe import MARK, make_probe, offsets
+from ctxnet.data.probe import MARK, make_probe, offsets, read_probe
 
 SIZE, DISTANCE = 64, 20
 
@@ -123,7 +123,20 @@ def test_a_bag_of_local_patches_stays_near_chance(splits):
     assert (ridge(pairs(train), pairs(valid), labels) == valid_labels).mean() > 0.95
 
 
-@pytest.mark.parametrize("wrong", [{"distance": 8}, {"distance": 32}, {"n": 0}, {"seed": -1}])
+@pytest.mark.parametrize("wrong", [{"distance": 7}, {"distance": 32}, {"mark": 4}, {"n": 0}, {"seed": -1}])
 def test_wrong_arguments_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make_probe(**({"n": 10, "seed": 0} | wrong))
+
+
+@pytest.mark.parametrize("distance", [4, 5, 8, 12, 20, 31])
+def test_a_perfect_reader_is_always_right_and_no_mark_hides_another(distance):
+    images, labels = make_probe(300, distance=distance, mark=3, seed=5)
+    assert (read_probe(images, distance) == labels).all()
+    pixels = [((images[..., c] > 200) & (images[..., 2 - c] < 60)).sum((1, 2)) for c in (0, 2)]
+    assert (np.array(pixels) == 9).all()  # both discs whole
+
+
+def test_a_reader_of_another_distance_is_not(distance=20):
+    images, labels = make_probe(300, distance=distance, seed=5)
+    assert (read_probe(images, distance) == labels).all() and (read_probe(images, 9) == labels).mean() < 0.3

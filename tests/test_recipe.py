@@ -16,6 +16,7 @@ from ctxnet.training.protocol import identity
 from ctxnet.training.run import network, require_device
 from ctxnet.training.schedule import learning_rate
 from ctxnet.training.seeds import Seeds, distinct, parse_seeds
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 RECIPE = {
@@ -28,7 +29,7 @@ RECIPE = {
 def project(tmp_path):
     params = load_params(ROOT / "params.yaml")
     params["probe"] |= {"train_images": 96, "valid_images": 50, "distance": 12}
-    params["protocols"]["quick"] |= {"image_size": 32, "width": 4, "profile_images": 2, "decay_epochs": []}
+    params["protocols"]["quick"] = PLAIN | {"image_size": 32, "width": 4, "profile_images": 2, "decay_epochs": []}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     return tmp_path
 

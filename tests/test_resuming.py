@@ -20,6 +20,7 @@ from ctxnet.tensors import load_tensors
 from ctxnet.training import load_params, load_protocol, read_record, run
 from ctxnet.training.checkpoint import Checkpoints
 from ctxnet.training.learner import fit_epoch
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 VARIANT = "resnet18"
@@ -41,7 +42,7 @@ def project(tmp_path_factory):
                 pixels = noise.integers(0, 128, (32, 32, 3)) + 100 * (label == "bright")
                 Image.fromarray(pixels.astype(np.uint8)).save(root / "pictures" / split / label / f"{i:02d}.png")
     params = load_params(ROOT / "params.yaml")
-    params["protocols"]["quick"] |= {
+    params["protocols"]["quick"] = PLAIN | {
         "dataset": "pictures", "image_size": 32, "width": 4, "batch_size": 8, "epochs": 3, "decay_epochs": [2],
         "max_rotate": 10.0, "min_crop": 0.5, "flip": True, "profile_images": 2, "drop_rate": 0.2,
     }  # fmt: skip

@@ -66,7 +66,7 @@ def test_every_group_without_a_body_is_named(tmp_path):
 @pytest.mark.parametrize("text", ["1e-05", "1e-4", "1E-4", "1.e-4", "+1e-4", ".1e-3"])
 def test_scientific_notation_is_a_number(tmp_path, text):
     (tmp_path / "params.yaml").write_text(TEXT.replace("weight_decay: 1.0e-4", f"weight_decay: {text}"))
-    assert load_protocol("quick", tmp_path / "params.yaml").weight_decay == float(text)
+    assert load_protocol("small", tmp_path / "params.yaml").weight_decay == float(text)
 
 
 def test_every_number_has_a_range(tmp_path):

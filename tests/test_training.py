@@ -17,8 +17,9 @@ import ctxnet
 from ctxnet.paper.results import load_history
 from ctxnet.records import read_context, read_predictions
 from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
-from ctxnet.training.protocol import identity
+from ctxnet.training.protocol import Protocol, identity
 from ctxnet.training.schedule import learning_rate, reseed
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden_traces.json")
@@ -31,7 +32,7 @@ def project(tmp_path):
     """A folder with toy settings: 3 epochs of 96 images of 32 px."""
     params = load_params(ROOT / "params.yaml")
     params["probe"] |= {"train_images": 96, "valid_images": 50, "distance": 12}
-    params["protocols"]["quick"] |= {
+    params["protocols"]["quick"] = PLAIN | {
         "image_size": 32, "width": 4, "epochs": 3, "decay_epochs": [2], "learning_rate": 0.02, "profile_images": 2,
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
@@ -62,7 +63,7 @@ def trace(variant, folder):
             if self.learn.training:
                 self.values.append(self.learn.loss_grad.item())
 
-    protocol = dataclasses.replace(load_protocol("quick", ROOT / "params.yaml"), learning_rate=0.01)
+    protocol = Protocol("trace", **PLAIN | {"learning_rate": 0.01})
     params = {"probe": {"train_images": 96, "valid_images": 50, "distance": 20, "train_seed": 1, "valid_seed": 2}}
     prepared = prepare_dataset(protocol, params, folder)
     dls = loaders(

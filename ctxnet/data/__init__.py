@@ -1,4 +1,4 @@
-"""Data: Imagenette or any folder of images, the procedural probe set, and fastai loaders over both."""
+"""Data: Imagenette or any folder of images, the procedural probe set and Pathfinder, and fastai loaders over both."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from ctxnet.extras import require
 
 require("train", user=__name__)
 
-from ctxnet.data import imagenette, probe
+from ctxnet.data import imagenette, pathfinder, probe
 from ctxnet.data.loaders import IMAGENET_MEAN, IMAGENET_STD, loaders, normalise
 from ctxnet.data.prepared import Prepared, load_prepared, one_preparer, reuse, save_prepared
 from ctxnet.files import stable_hash
@@ -24,14 +24,23 @@ __all__ = [
 ]
 
 
+# Sets that are drawn on the spot: module, function, and the argument that a protocol's dose sets.
+DRAWN = {
+    "probe": (probe, probe.make_probe, "distance"),
+    "pathfinder": (pathfinder, pathfinder.make_pathfinder, "dashes"),
+}
+
+
 def prepare_dataset(protocol, params, root=".", *, progress=True):
     """The prepared data of a protocol, made on the first call and reused after it.
 
     Args:
-        protocol: anything with ``dataset`` ("probe", "imagenette" or the path of a folder or tar in
-            train/val layout, relative to ``root``) and ``image_size`` (px).
-        params: the contents of params.yaml; ``params["probe"]`` and ``params["imagenette"]`` are read.
-        root: the project's folder; prepared sets lie in ``data/<dataset>-<image_size>`` under it.
+        protocol: anything with ``dataset`` ("probe", "pathfinder", "imagenette" or the path of a folder or tar in
+            train/val layout, relative to ``root``) and ``image_size`` (px), and for the first two, if it likes, ``dose``
+            and ``mark`` (see :class:`ctxnet.training.Protocol`).
+        params: the contents of params.yaml; the group with the data set's name is read.
+        root: the project's folder; prepared sets lie in ``data/<dataset>-<image_size>`` under it, those of a dose in
+            ``data/probe-64-dose12``.
 
     Returns:
         Prepared.
@@ -41,15 +50,15 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
         OSError: nothing can be read, written or fetched there; with the path.
     """
     root, name, size = Path(root), protocol.dataset, protocol.image_size
-    if name == "probe":
-        return _prepare_probe(params["probe"], size, root / "data" / f"probe-{size}")
+    if name in ("probe", "pathfinder"):
+        return _prepare_drawn(name, params[name], protocol, root)
     if name == "imagenette":
         return _prepare_imagenette(params["imagenette"].get("source") or "", size, root, progress)
     source = root / Path(name).expanduser()
     if not source.exists():
-        raise unknown_name("dataset (and no such folder or tar)", name, ["probe", "imagenette"])
+        raise unknown_name("dataset (and no such folder or tar)", name, DRAWN | {"imagenette": ()})
     called = source.resolve().name.split(".")[0]
-    if called in ("probe", "imagenette"):  # a name is not enough to be one of these
+    if called in (*DRAWN, "imagenette"):  # a name is not enough to be one of these
         called += "-own"
     return imagenette.prepare(
         source, root / "data" / f"{called}-{size}", size, dataset=name, origin=_place(source), progress=progress
@@ -86,23 +95,20 @@ def _require_imagenette(prepared, folder):
     return prepared
 
 
-def _prepare_probe(settings, size, folder):
-    origin = {"generator": probe.VERSION, **settings}
+def _prepare_drawn(name, settings, protocol, root):
+    """A set that is drawn on the spot: its group of params.yaml, with the protocol's dose in place of the group's own."""
+    module, make, dosed = DRAWN[name]
+    dose, mark = getattr(protocol, "dose", 0), getattr(protocol, "mark", 0)
+    settings = settings | ({dosed: dose} if dose else {}) | ({"mark": mark} if mark else {})
+    size, called = protocol.image_size, f"-dose{dose}" * bool(dose) + f"-mark{mark}" * bool(mark)
+    folder, origin = root / "data" / f"{name}-{size}{called}", {"generator": module.VERSION, **settings}
+    drawn = {key: value for key, value in settings.items() if key in (dosed, "mark")}
     with one_preparer(folder):
         if found := reuse(folder, lambda manifest: manifest["origin"] == origin):
             return found
         splits = {}
         for split in ("train", "valid"):
             n = settings[f"{split}_images"]
-            images, labels = probe.make_probe(
-                n, image_size=size, distance=settings["distance"], seed=settings[f"{split}_seed"]
-            )
+            images, labels = make(n, image_size=size, seed=settings[f"{split}_seed"], **drawn)
             splits[split] = ([f"{split}/{i:05d}" for i in range(n)], labels, images)
-        return save_prepared(
-            folder,
-            dataset="probe",
-            image_size=size,
-            classes=probe.CLASSES,
-            splits=splits,
-            origin=origin,
-        )
+        return save_prepared(folder, dataset=name, image_size=size, classes=module.CLASSES, splits=splits, origin=origin)

@@ -167,6 +167,8 @@ def _check(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, work
         raise ValueError(f"workers={workers}: must be 0 or more")
     if prepared.dataset == "probe" and (min_crop < 1 or max_rotate > 0 or flip):
         raise ValueError("the probe set's label is geometry: it needs min_crop=1.0, max_rotate=0.0 and flip=False")
+    if prepared.dataset == "pathfinder" and (min_crop < 1 or max_rotate > 0):
+        raise ValueError("a cut path is another label: pathfinder needs min_crop=1.0 and max_rotate=0.0")
 
 
 def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers, seed, resident=None, part=(0, 1)):

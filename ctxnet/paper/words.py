@@ -19,7 +19,11 @@ from ctxnet.paper.results import BASELINE, OWN_RECIPE, TABLES, MissingRecord, lo
 
 IMAGES_ONLY, SIGNIFICANT = "†", "*"  # signs in the cells, with OWN_RECIPE; explained by legend()
 ONE_SEED = f"{IMAGES_ONLY} One seed: the interval covers the choice of images and nothing else."
-DATASETS = {"imagenette": "Imagenette", "probe": "the probe set of this repository"}
+DATASETS = {
+    "imagenette": "Imagenette",
+    "probe": "the probe set of this repository",
+    "pathfinder": "Pathfinder as this repository draws it",
+}
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,26 @@
 """The stages of dvc.yaml that are no single notebook.
 
     python -m ctxnet.pipeline.stages data quick      # prepare the images, describe them in data/quick.json
+    python -m ctxnet.pipeline.stages train quick     # train every row, two at a time
     python -m ctxnet.pipeline.stages report quick    # run the chapters on the records, write the report
 
 :func:`site` is for the command line: what it writes is no result, so no stage stands for it.
 """
 
 import math
+import multiprocessing
+import multiprocessing.connection
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 from ctxnet.files import write_csv, write_json, write_sealed
 from ctxnet.naming import require_known
 from ctxnet.pipeline.notebook import command, read_executed, run_notebook
+from ctxnet.process import die_with_parent
+
+AT_ONCE = 2  # rows of a protocol of small networks that are trained side by side: one of them cannot use more cores
 
 
 def data(protocol, root="."):
@@ -42,6 +49,54 @@ def data(protocol, root="."):
     write_sealed(Path(root) / "data" / f"{protocol}.json", summary)
 
 
+def train(protocol, root="."):
+    """Train every row and seed of a protocol, :data:`AT_ONCE` rows side by side, each by its share of the cores.
+
+    Finished runs are kept and stopped ones go on, as in a campaign. The processes end with this one, however it ends.
+
+    Raises:
+        ValueError: on an unknown protocol or a wrong setting.
+        RuntimeError: runs failed, after all others have been made; or a process died, of too little memory, say.
+    """
+    from ctxnet.training import load_protocol, plan
+
+    settings = load_protocol(protocol, Path(root) / "params.yaml")
+    context = multiprocessing.get_context("spawn")
+    rows, results = context.SimpleQueue(), context.SimpleQueue()
+    for row in [*dict.fromkeys(job.variant for job in plan(settings, root=root)), *[None] * AT_ONCE]:
+        rows.put(row)
+    workers = [context.Process(target=_train_rows, args=(settings, root, rows, results)) for _ in range(AT_ONCE)]
+    try:
+        for worker in workers:
+            worker.start()
+        while running := [worker.sentinel for worker in workers if worker.is_alive()]:
+            multiprocessing.connection.wait(running)
+            if died := [worker.exitcode for worker in workers if worker.exitcode]:
+                raise RuntimeError(f"a training process died (exit {died[0]}); the same command goes on from here")
+    finally:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
+    failed = [name for _ in workers for name in results.get()]
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}")
+
+
+def _train_rows(settings, root, rows, results):
+    """Train rows from a queue until it says None, in a process of its own; puts the names of runs that failed."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
+    import torch
+
+    from ctxnet.training import campaign
+
+    torch.set_num_threads(max(1, multiprocessing.cpu_count() // AT_ONCE))
+    failed = []
+    while row := rows.get():
+        failed += [f"{row} seed {seed}" for row, seed in campaign(settings, root=root, rows=[row], progress=False)[1]]
+    results.put(failed)
+
+
 def report(protocol, root="."):
     """Run every chapter notebook on a protocol's records, and write figures, tables, model cards, metrics and curves.
 
@@ -50,6 +105,7 @@ def report(protocol, root="."):
     from ctxnet.paper import coherence
     from ctxnet.paper.cards import write_cards
     from ctxnet.paper.claims import write_claims
+    from ctxnet.paper.probe import write_probe
     from ctxnet.paper.words import write_tables
     from ctxnet.training import load_protocol
 
@@ -61,6 +117,7 @@ def report(protocol, root="."):
         _execute(chapter, protocol, root, save=True)
     _summarise(protocol, root)
     write_tables(protocol, root)
+    write_probe(protocol, root)
     write_claims(protocol, root)
     if protocol == coherence.PROTOCOL:
         coherence.write_coherence(root)
@@ -129,11 +186,11 @@ def _lines(variant, values, *, start):
 
 def main(arguments=None):
     """Run the stage that the command line names; returns the exit status."""
-    stages = {"data": data, "report": report}
+    stages = {"data": data, "train": train, "report": report}
 
     def work(words):
         if len(words) != 2:
-            raise ValueError("usage: python -m ctxnet.pipeline.stages data|report PROTOCOL")
+            raise ValueError("usage: python -m ctxnet.pipeline.stages data|train|report PROTOCOL")
         stages[require_known("stage", words[0], stages)](words[1])
 
     return command(work, arguments)

@@ -14,7 +14,7 @@ class Protocol:
 
     Attributes:
         name: name of the group.
-        dataset: "probe", "imagenette", or a folder or tar in ``train/<class>``, ``val/<class>`` layout.
+        dataset: "probe", "pathfinder", "imagenette", or a folder or tar in ``train/<class>``, ``val/<class>`` layout.
         image_size: side of the input in pixels.
         width: channels of the first stage; 64 is full size.
         epochs: number of passes over the training set.
@@ -52,6 +52,9 @@ class Protocol:
         threads: of torch in a run of a campaign on Ray; 0: the cores shared out between the runs; on a cluster, one.
         gpu_share: of a GPU that a run of such a campaign takes; 0.5 puts two runs on one.
         memory_gb: that such a run is given room for; 0: not considered. None of these three is part of a run's identity.
+        dose: how much context the class takes: px between the marks of the probe set, dashes of Pathfinder's paths (6, 9
+            or 14); 0: what the data set's own group says.
+        mark: diameter of the probe set's marks in px, odd; 0: 7.
     """
 
     name: str
@@ -93,6 +96,8 @@ class Protocol:
     threads: int = 0
     gpu_share: float = 1.0
     memory_gb: float = 0.0
+    dose: int = 0
+    mark: int = 0
 
     def validates(self, epoch):
         """Whether the epoch (counted from 0) ends with a validation."""
@@ -138,6 +143,7 @@ _RANGES = {
     "drop_rate": "[0, 1)", "held_out": "[0, 1)", "validate_every": "[1, 100000]", "images": "[1, 100000]",
     "summed_images": "[0, 100000]", "seed": f"[0, {2**31 - 1}]", "places": "[1, 64]", "cells": "[1, 4096]",
     "train_images": "[1, 10000000]", "valid_images": "[1, 10000000]", "distance": "[1, 4096]",
+    "dose": "[0, 4096]", "mark": "[0, 4096]", "dashes": "[1, 4096]",
     "train_seed": f"[0, {2**31 - 1}]", "valid_seed": f"[0, {2**31 - 1}]", "threads": "[0, 1024]", "gpu_share": "(0, 1]",
     "memory_gb": "[0, 100000]",
 }  # fmt: skip
@@ -155,6 +161,15 @@ class _Probe:
     distance: int
     train_seed: int
     valid_seed: int
+
+
+@dataclass(frozen=True)
+class _Pathfinder:
+    train_images: int
+    valid_images: int
+    train_seed: int
+    valid_seed: int
+    dashes: int = 9
 
 
 @dataclass(frozen=True)
@@ -188,6 +203,8 @@ def load_params(path="params.yaml"):
             settings.with_where(path, require_known, "group", name, _GROUPS)
     _check_rows(params, groups, path)
     _typed(_Probe, params["probe"], where=f"{path}: probe")
+    if "pathfinder" in params:
+        _typed(_Pathfinder, params["pathfinder"], where=f"{path}: pathfinder")
     _typed(_Imagenette, params["imagenette"], where=f"{path}: imagenette")
     _typed(Measure, params["measure"], where=f"{path}: measure")
     _typed(Lattice, params["lattice"], where=f"{path}: lattice")
@@ -245,6 +262,8 @@ def _protocol(name, params, path):
     if not protocol.seeds:
         raise ValueError(f"{where}.seeds=[] names no run; nearest valid value: [0]")
     _require_schedule(protocol, where)
+    if protocol.dose or protocol.mark:
+        _require_dose(protocol, params, where)
     if protocol.cuda_graph:
         _require_recordable(protocol, where)
     return protocol
@@ -268,6 +287,22 @@ def _require_schedule(protocol, where):
         )
     if protocol.nesterov and (protocol.optimizer != "sgd" or not protocol.momentum):
         raise ValueError(f"{where}.nesterov=true: only with optimizer 'sgd' and a momentum; nearest valid value: false")
+
+
+def _require_dose(protocol, params, where):
+    """A dose that the image cannot hold is refused here, before anything is drawn or trained."""
+    from ..data import pathfinder, probe
+
+    if protocol.mark and protocol.dataset != "probe":
+        raise ValueError(f"{where}.mark={protocol.mark}: only the probe set has marks; nearest valid value: 0")
+    if protocol.dataset == "probe":
+        distance = protocol.dose or params["probe"]["distance"]
+        mark = protocol.mark or probe.MARK
+        settings.with_where(where, probe.require_distance, distance, protocol.image_size, mark, "dose")
+    elif protocol.dataset == "pathfinder":
+        settings.with_where(where, pathfinder.require_dashes, protocol.dose, protocol.image_size, "dose")
+    else:
+        raise ValueError(f"{where}.dose={protocol.dose}: only of the probe set and of pathfinder; nearest valid value: 0")
 
 
 def _require_recordable(protocol, where):
