@@ -31,8 +31,8 @@ def main():
         params = load_params(ROOT / "params.yaml")
         params["probe"]["train_images"], params["own_rows"], params["more_seeds"] = args.images, {}, {}
         params["rows"] = [args.row]
-        params["protocols"]["quick"] |= {
-            "device": args.device, "image_size": args.size, "width": args.width, "epochs": args.epochs, "decay_epochs": [],
+        params["protocols"]["quick"] = params["protocols"]["small"] | {
+            "dataset": "probe", "min_crop": 1.0, "max_rotate": 0.0, "flip": False, "device": args.device, "image_size": args.size, "width": args.width, "epochs": args.epochs, "decay_epochs": [],
             "precision": args.precision, "seeds": list(range(args.runs)),
         }  # fmt: skip
         (scratch / "params.yaml").write_text(yaml.safe_dump(params))

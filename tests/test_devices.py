@@ -13,6 +13,7 @@ from torch import nn
 from ctxnet.records import read_history, read_provenance, read_record
 from ctxnet.training import load_params, load_protocol, run, run_on_devices
 from ctxnet.training.group import SharedBatchNorm2d
+from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
 VARIANT = "resnet18"
@@ -24,7 +25,7 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     params = load_params(ROOT / "params.yaml")
     params["probe"] |= {"train_images": 96, "valid_images": 21, "distance": 12}
-    params["protocols"]["quick"] |= {
+    params["protocols"]["quick"] = PLAIN | {
         "image_size": 32, "width": 4, "epochs": 3, "batch_size": 16, "decay_epochs": [2], "profile_images": 1,
         "train_top1": True,
     }  # fmt: skip

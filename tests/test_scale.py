@@ -18,6 +18,7 @@ import yaml
 from ctxnet.locking import one_writer
 from ctxnet.records import read_provenance, read_record
 from ctxnet.training import campaign, load_params, load_protocol, run, status
+from tests.toys import PLAIN
 
 ray = pytest.importorskip("ray", reason="the extra `scale` is not installed")
 pytest.importorskip("grpc", reason="the extra `scale` is not installed")
@@ -33,7 +34,7 @@ def make_project(folder, **changes):
     params = load_params(ROOT / "params.yaml")
     params["probe"] |= {"train_images": 320, "valid_images": 40, "distance": 12}
     params["own_rows"], params["more_seeds"] = {"quick": ROWS}, {}
-    params["protocols"]["quick"] |= {
+    params["protocols"]["quick"] = PLAIN | {
         "image_size": 32, "width": 4, "epochs": EPOCHS, "decay_epochs": [3], "profile_images": 1, "seeds": [0, 1], **changes,
     }  # fmt: skip
     folder.mkdir(exist_ok=True)
