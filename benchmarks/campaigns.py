@@ -33,7 +33,8 @@ def main():
         params["rows"] = [args.row]
         params["protocols"]["quick"] = params["protocols"]["small"] | {
             "dataset": "probe", "min_crop": 1.0, "max_rotate": 0.0, "flip": False, "device": args.device,
-            "image_size": args.size, "width": args.width, "epochs": args.epochs, "decay_epochs": [], "precision": args.precision, "seeds": list(range(args.runs)),
+            "image_size": args.size, "width": args.width, "epochs": args.epochs, "decay_epochs": [],
+            "precision": args.precision, "seeds": list(range(args.runs)),
         }  # fmt: skip
         (scratch / "params.yaml").write_text(yaml.safe_dump(params))
         prepare_dataset(load_protocol("quick", scratch / "params.yaml"), params, scratch)
