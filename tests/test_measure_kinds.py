@@ -84,6 +84,20 @@ def test_a_mask_that_is_nearly_shut_is_a_bound(shut, sure):
     assert exact == sure and not (moved(net, (4, 4), lambda y: y[:, 9]) & ~mask).any()
 
 
+def test_a_query_whose_keys_are_all_shut_sees_all_of_them():
+    shut = torch.where(BAND, 0.0, -1000.0).index_fill(0, torch.tensor([9]), -1000.0)
+    net = nn.Sequential(conv(size=1), Fn(lambda x, mask: fused(x, attn_mask=mask), mask=shut))
+    assert ctxnet.receptive_field(net, "1", (4, 4), (2, 1)).all()
+    assert moved(net, (4, 4), lambda y: y[:, 9]).all()
+
+
+def test_places_that_the_image_decides_are_a_bound():
+    net = nn.Sequential(conv(), Fn(lambda x: x.gather(3, (x > 0).long())))
+    mask, exact = ctxnet.receptive_field(net, "1", (5, 6), (2, 4), layout="NCHW", return_exact=True)
+    reached = moved(net, (5, 6), lambda y: y[:, :, 2, 4])
+    assert not exact and not (reached & ~mask).any() and reached[2, 0]
+
+
 @pytest.mark.parametrize("whole", [torch.mean, torch.sum, torch.Tensor.amax, torch.std, torch.Tensor.norm, torch.logsumexp])
 def test_one_number_of_the_whole_map(whole):
     number = (lambda x: whole(x, (0, 1, 2, 3))) if whole is torch.logsumexp else whole
