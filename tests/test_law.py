@@ -288,7 +288,7 @@ def page(root, tmp_path):
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined
     )
     common = {"site": "S", "title": "T", "address": networks.PAGE, "up": "", "protocol": "small", "commit": "c",
-              "dirty": False, "menu": []}  # fmt: skip
+              "dirty": False, "menu": [], "reference": "reference/ctxnet.html"}  # fmt: skip
     names = networks.write_networks(tmp_path / "site", root, environment, common)
     return names, (tmp_path / "site" / networks.PAGE).read_text()
 
@@ -314,7 +314,7 @@ def test_the_page_holds_every_network_with_its_numbers(root, tmp_path):
     keys = set(re.findall(r'data-key="(\w+)"', text))
     assert keys == {"name", "family"} | {key for key, *_ in networks.COLUMNS}
     assert (
-        len(re.findall(r'(?:src|href)="(?!static/|#|data:|index|explorer|made|networks)', text)) == 0
+        len(re.findall(r'(?:src|href)="(?!static/|#|data:|index|explorer|reference|made|networks)', text)) == 0
     )  # nothing from elsewhere
 
 

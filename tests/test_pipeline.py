@@ -467,7 +467,7 @@ def test_typos_are_refused_with_the_near_name(tmp_path, protocol, change, messag
         stages.data(protocol, root=tmp_path)
 
 
-SCALE_ONLY = {"ray", "msgpack", "protobuf"}  # what the extra `scale` adds; the paper does without
+SCALE_ONLY = {"ray", "grpcio", "msgpack", "protobuf"}  # what the extra `scale` adds; the paper does without
 
 
 def test_conda_gets_the_versions_of_the_lock():

@@ -149,7 +149,7 @@ _RANGES = {
 }  # fmt: skip
 _REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "measure", "lattice")
 _TAKEN = ("atlas", "measure", "lattice")  # folders of results that no protocol made
-_GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign")
+_GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign", "pathfinder")
 # What chooses where, how fast and which runs are made, and is no part of what a run is.
 NO_IDENTITY = ("name", "seeds", "device", "cuda_graph", "note", "threads", "gpu_share", "memory_gb")
 
