@@ -166,7 +166,7 @@ def _is_in_timm(variant):
 def _training(settings):
     """The settings that are on, but for the seeds: those that were trained are in the results."""
     shown = dataclasses.asdict(settings) | {"dataset": words.dataset(settings)}
-    hidden = {"name", "note", "seeds"} | (set() if settings.decay_epochs else {"decay_factor"})
+    hidden = {"name", "note", "seeds", *words.PLACES} | (set() if settings.decay_epochs else {"decay_factor"})
     return [[key.replace("_", " "), words.setting_text(v)] for key, v in shown.items() if v and key not in hidden]
 
 

@@ -314,6 +314,9 @@ def context_table(protocol, root="."):
     return Table(header, rows, range(1, 6), shows=tuple(line["variant"] for line in lines), rests_on=("measure",))
 
 
+PLACES = ("threads", "gpu_share", "memory_gb")  # settings that say where a campaign runs, and nothing of what
+
+
 def settings_table(protocol, root="."):
     """The settings of a protocol beside those of the thesis, as a :class:`Table`."""
     from ctxnet.training import load_params
@@ -322,7 +325,7 @@ def settings_table(protocol, root="."):
     names = [name for name in dict.fromkeys(["thesis", protocol]) if name in known]
     settings = [results.settings_of(name, root) for name in names]
     columns = [dataclasses.asdict(each) | {"dataset": dataset(each)} for each in settings]
-    keys = [key for key in columns[0] if key not in ("name", "note")]
+    keys = [key for key in columns[0] if key not in ("name", "note", *PLACES)]
     rows = [[key.replace("_", " "), *(setting_text(settings[key]) for settings in columns)] for key in keys]
     return Table(["setting", *names], rows, range(1, len(names) + 1))
 
