@@ -30,12 +30,15 @@ def main():
         scratch = Path(scratch)
         params = load_params(ROOT / "params.yaml")
         params["probe"]["train_images"], params["own_rows"], params["more_seeds"] = args.images, {}, {}
-        params["rows"] = [args.row]
+        params["rows"], params["protocol_names"] = [args.row], ["quick"]
+        params.pop("pathfinder", None)  # which an older checkout does not know
+        params["campaign"] = {"order": [args.row], "assumed_minutes": {}}
         params["protocols"]["quick"] = params["protocols"]["small"] | {
             "dataset": "probe", "min_crop": 1.0, "max_rotate": 0.0, "flip": False, "device": args.device,
             "image_size": args.size, "width": args.width, "epochs": args.epochs, "decay_epochs": [],
             "precision": args.precision, "seeds": list(range(args.runs)),
         }  # fmt: skip
+        params["protocols"] = {"quick": params["protocols"]["quick"]}
         (scratch / "params.yaml").write_text(yaml.safe_dump(params))
         prepare_dataset(load_protocol("quick", scratch / "params.yaml"), params, scratch)
         cases = {}
