@@ -63,21 +63,12 @@ def _derivative(look, image):
     """Whether each pixel (H, W) has a derivative, and the features (1, values)."""
     image = image.clone().requires_grad_()
     with torch.enable_grad():
-        features = _values(look, image)
+        features = look(image)
         generator = torch.Generator().manual_seed(1)
         weights = torch.rand(features.shape, generator=generator, dtype=torch.float64) + 0.5
         signs = torch.randint(0, 2, features.shape, generator=generator) * 2.0 - 1
         (gradient,) = torch.autograd.grad((features * weights * signs).sum(), image)
     return (gradient != 0).any(1)[0], features.detach()
-
-
-def _values(look, image):
-    seen = {}
-    from ..measure.graph import Watch
-
-    with Watch(look.modules, [look.layer], seen.__setitem__, look.counts, look.asked) as watch:
-        watch.run(look.model, image)
-    return look.grid.pick(seen[look.layer], look.position).flatten()[None]
 
 
 def _leaks(look, image, mask, chosen, before):

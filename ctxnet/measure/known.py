@@ -26,8 +26,7 @@ _EVALUATED = frozenset((  # of what is unknown they make something unknown
     "silu", "gelu", "mish", "elu", "celu", "selu", "softplus", "leaky_relu", "hardswish",
     "cumsum", "cumprod", "logcumsumexp",
 ))  # fmt: skip
-_KEEPING_ZERO = frozenset(("div", "rms_norm", "_fused_rms_norm"))
-
+_KEEPING_ZERO = frozenset(("div", "rms_norm", "_fused_rms_norm"))  # what they divide by is anything but zero
 _POSITIVE = frozenset((  # zero exactly where all that they read is zero
     "sum", "mean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
@@ -37,6 +36,7 @@ _MAXIMA = frozenset((  # likewise, with the places beside it
     "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d",
     "adaptive_max_pool3d",
 ))  # fmt: skip
+_OF_FIRST = _EVALUATED | _KEEPING_ZERO | _POSITIVE | _MAXIMA  # what is known of their first argument decides
 _SAMPLING = frozenset(("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "im2col", "col2im"))  # zero behind the border
 
 
@@ -54,20 +54,10 @@ def known_values(trace, node):
         return _product(trace, node)
     if name in ("add", "sub") and node.kwargs.get("alpha", 1) == 1:
         return _sum(trace, node, -1 if name == "sub" else 1)
-    if name in _EVALUATED and node.args[0] in trace.live and _has(trace, node.args[0]):
-        value = trace.known(node.args[0])
-        value = value if name == "relu" else value.masked_fill(value == FAINT, math.nan)  # the faint depends on the image
-        made = node.target(value, *node.args[1:])
-        return None if bool(made.isnan().all()) else made
-    if name in _KEEPING_ZERO:  # what is divided by, or normalised with, is anything but zero
-        return _zeros(trace.known(node.args[0]) == 0) if node.args[0] in trace.live and _has(trace, node.args[0]) else None
+    if name in _OF_FIRST:
+        return _of_first(trace, node, name)
     if name in ("convolution", "conv1d", "conv2d", "conv3d"):
         return _convolved(trace, node)
-    if name in _POSITIVE and node.args[0] in trace.live and _has(trace, node.args[0]):
-        nonzero = (trace.known(node.args[0]) != 0).double()
-        return _zeros(node.target(nonzero, *node.args[1:]) == 0)
-    if name in _MAXIMA and node.args[0] in trace.live and _has(trace, node.args[0]):
-        return _zeros(node.target((trace.known(node.args[0]) != 0).double(), *node.args[1:])[0] == 0), None
     if name in _SAMPLING and all(argument not in trace.live for argument in node.args[1:]):
         value, shape = trace.known(node.args[0]), tuple(node.args[0].meta["val"].shape)
         ones = torch.ones(shape) if value is None else (value != 0).float()
@@ -106,8 +96,18 @@ def _copied(trace, node):
     return made
 
 
-def _has(trace, node):
-    return isinstance(trace.known(node), torch.Tensor)
+def _of_first(trace, node, name):
+    value = trace.known(node.args[0]) if node.args[0] in trace.live else None
+    if not isinstance(value, torch.Tensor):
+        return None
+    if name in _KEEPING_ZERO:
+        return _zeros(value == 0)
+    if name in _EVALUATED:
+        value = value if name == "relu" else value.masked_fill(value == FAINT, math.nan)  # the faint depends on the image
+        made = node.target(value, *node.args[1:])
+        return None if bool(made.isnan().all()) else made
+    made = node.target((value != 0).double(), *node.args[1:])
+    return (_zeros(made[0] == 0), None) if name in _MAXIMA else _zeros(made == 0)
 
 
 def _zeros(where):

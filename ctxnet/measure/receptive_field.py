@@ -391,7 +391,7 @@ class _Look:
         seen = {}
         with Watch(self.modules, [self.layer], seen.__setitem__, self.counts, self.asked) as watch:
             watch.run(self.model, image)
-        return self.grid.pick(seen[self.layer], self.position).detach().flatten()[None]
+        return self.grid.pick(seen[self.layer], self.position).flatten()[None]
 
 
 def _changed(image, pixel, by):
