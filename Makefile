@@ -31,7 +31,7 @@ repro: setup
 test: setup
 	ruff check .
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not torture" tests
-	pytest --nbval-lax --nbval-current-env notebooks/*.ipynb
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks/*.ipynb
 
 site: setup
 	python -m ctxnet site

@@ -58,10 +58,21 @@ def test_rows_take_any_size_and_precision(name):
     assert model.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("name", ["resnet18", *CONTEXTS])
+@pytest.mark.parametrize("name", CONTEXTS)
 def test_compiles_without_graph_breaks(name):
-    model = small(name, blocks=["layer1.0"]) if name in CONTEXTS and name[-8:] != "dilated4" else small(name)
-    x = torch.randn(1, 3, 64, 64)
+    """The block that a row changes; what is around it is the network of the next test."""
+    model = small(name, width=4)
+    blocks = [block for _, block in model.named_modules() if isinstance(block, ctxnet.models.resnet.Bottleneck)]
+    block = next((b for b in blocks if any(n.endswith("context") for n, _ in b.named_modules())), blocks[0])
+    assert_compiles(block, torch.randn(1, block.conv1.in_channels, 16, 16))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50_perm1_stages34_attn"])
+def test_whole_networks_compile_without_graph_breaks(name):
+    assert_compiles(small(name), torch.randn(1, 3, 64, 64))
+
+
+def assert_compiles(model, x):
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
     compiled(x).sum().backward()
