@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import normalise, probe
-from ..measure import ContextProfile, calibrate, context_profile, residual_blocks
-from ..measure.receptive_field import Reach
+from ..measure import ContextProfile, calibrate, residual_blocks
+from ..measure.profile import profile_and_reach
 from ..measure.summary import erf_share, rf_side
 from .probing import probe_field
 
@@ -60,8 +60,7 @@ def measure(model, input_size=224, *, layers=None, images=2, seed=0, fresh=True)
     if fresh:
         calibrate(model, batch)
     model.eval()
-    profile = context_profile(model, batch, layers)
-    reach = Reach(model, layers, tuple(batch.shape[1:]))
+    profile, reach = profile_and_reach(model, batch, layers)
     _require_agreement(model, reach, profile)
     grids = reach.grids.values()
     shares = [[erf_share(erf, part) if erf.any() else None for erf in profile.erf] for part in SHARES]

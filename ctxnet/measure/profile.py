@@ -115,6 +115,18 @@ def context_profile(
     Raises:
         ValueError, NotImplementedError: as :func:`receptive_field` and :func:`effective_receptive_field`.
     """
+    profile, _ = profile_and_reach(
+        model, images, layers, position, aggregate=aggregate, batch_size=batch_size, summed=summed,
+        inputs=inputs, of=of, output=output, call=call,
+    )  # fmt: skip
+    return profile
+
+
+def profile_and_reach(
+    model, images, layers=None, position=None, *,
+    aggregate="abs_sum", batch_size=None, summed=False, inputs=None, of=None, output=None, call=None,
+):  # fmt: skip
+    """As :func:`context_profile`; also the :class:`Reach` that it asked, for whoever has more questions about one trace."""
     layers = residual_blocks(model) if layers is None else list(layers)
     if not layers:
         raise ValueError(f"{type(model).__name__} has no layer to measure; name some with layers=[…]")
@@ -127,7 +139,7 @@ def context_profile(
             every = {layers[-1]: every_position(reach.grids[layers[-1]])}
             whole = erf_maps(reach, model, images, every, aggregate, batch_size)[layers[-1]]
             profile.summed = _scaled(whole, layers[-1])
-    return profile
+    return profile, reach
 
 
 def profile_lattice(model, images, n=7, layers=None, *, aggregate="abs_sum", batch_size=None):

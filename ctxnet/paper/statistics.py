@@ -28,7 +28,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 Z95 = 1.959963984540054
 LEVEL = 0.05  # two-sided
@@ -110,7 +110,7 @@ def row_interval(right, draws=4000, seed=0):
     if total == 0:
         return mean, mean, mean, "seeds and images"
     degrees = total**2 / (over_seeds**2 / (seeds - 1) + over_images**2 / (n - 1))
-    half = float(stats.t.ppf(1 - LEVEL / 2, degrees) * math.sqrt(total))
+    half = float(special.stdtrit(degrees, 1 - LEVEL / 2) * math.sqrt(total))
     return mean, max(0.0, mean - half), min(1.0, mean + half), "seeds and images"
 
 
@@ -160,7 +160,7 @@ def p_above(estimate, error, degrees, bound=0.0):
     """One-sided p for "more than ``bound``"; without any scatter every difference is certain, and no difference is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         delta = np.subtract(estimate, bound)
-        return stats.t.sf(np.where(delta == 0, 0.0, np.divide(delta, error)), degrees)
+        return special.stdtr(degrees, -np.where(delta == 0, 0.0, np.divide(delta, error)))
 
 
 def holm(ps):
@@ -294,7 +294,7 @@ def compare_values(values_a, values_b, variance_images=0.0, images=2):
     if min(len(values_a), len(values_b)) < MIN_SEEDS:
         return Comparison(**rows)
     found = {key: float(value) for key, value in welch(values_a, values_b, variance_images, images).items()}
-    half = stats.t.ppf(1 - LEVEL / 2, found["degrees"]) * found["error"]
+    half = special.stdtrit(found["degrees"], 1 - LEVEL / 2) * found["error"]
     rows |= {"low": float(mean_a - mean_b - half), "high": float(mean_a - mean_b + half)}
     return Comparison(**rows, error=found["error"], degrees=found["degrees"], p=found["p"])
 

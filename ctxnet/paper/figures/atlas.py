@@ -214,7 +214,10 @@ def _hits(line, boxes):
 
 
 def _crossed(box, lines):
-    return any(_hits(line, box[None]) for line in lines if not np.isnan(line[0]))
+    """Whether any of the lines (n, 4) runs through a box, tried as above."""
+    steps = np.linspace(0, 1, 24)[:, None, None]
+    at = lines[:, :2] + steps * (lines[:, 2:] - lines[:, :2])  # of lines not drawn yet NaN, which is nowhere
+    return bool(((at > box[:2]) & (at < box[2:])).all(2).any())
 
 
 def table(root=".", names=None):
@@ -264,6 +267,9 @@ def write_figures(root=".", folders=None):
         if due is None or name in due or not path.exists():
             write_bytes(path, _small_png(draw_network(name, root)))
             paths.append(path)
+    drawn = [base / f"overview.{kind}" for kind in ("svg", "png")]
+    if not paths and due is not None and all(path.exists() for path in drawn):
+        return drawn  # nothing was measured since
     overview = draw_overview(root)
     for kind, dpi in (("svg", 110), ("png", 130)):
         write_bytes(base / f"overview.{kind}", style.figure_bytes(overview, kind, dpi=dpi))
