@@ -214,6 +214,15 @@ def test_interpolations_read_the_taps_that_they_read(name):
         assert torch.equal(found, moved(net, (16, 12), lambda y, p=position: y[:, :, p[0], p[1]]))
 
 
+@pytest.mark.parametrize("name", RESIZES)
+def test_interpolations_of_nothing_but_zeros_are_zero(name):
+    """Divided by what depends on the image they stay zero, so that none of that reaches them."""
+    net = nn.Sequential(Fn(lambda x: x.tril()), RESIZES[name], Fn(lambda x: x / (2 + x.norm(dim=3, keepdim=True))))
+    for position in ((1, 4), (3, 3)):
+        found = ctxnet.receptive_field(net, "2", (16, 12), position)
+        assert torch.equal(found, moved(net, (16, 12), lambda y, p=position: y[:, :, p[0], p[1]]))
+
+
 LAYOUTS = {
     "transposed": (lambda x: x.transpose(2, 3), (10, 6), lambda y: y[:, :, 10, 6]),
     "channels last": (lambda x: x.permute(0, 2, 3, 1), (5, 8), lambda y: y[:, 5, 8]),

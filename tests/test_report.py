@@ -355,7 +355,7 @@ def test_tables_are_written_in_full_and_byte_stable(full):
 def test_missing_rows_are_named_with_the_command(tmp_path):
     fabricate(tmp_path, ["resnet50"], measured=False)
     text = words.table("4.1", "small", tmp_path).markdown()
-    assert "No record yet: resnet50_perm1" in text and "dvc repro report@small" in text and "90.52" in text
+    assert "No record yet: resnet50_perm1" in text and "ctxnet campaign --protocol small" in text and "90.52" in text
 
 
 def test_context(full, empty):

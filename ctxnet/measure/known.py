@@ -27,16 +27,17 @@ _EVALUATED = frozenset((  # of what is unknown they make something unknown
     "cumsum", "cumprod", "logcumsumexp",
 ))  # fmt: skip
 _KEEPING_ZERO = frozenset(("div", "rms_norm", "_fused_rms_norm"))  # what they divide by is anything but zero
-_POSITIVE = frozenset((  # zero exactly where all that they read is zero
+_LINEAR = frozenset((  # zero, whatever the values, exactly where all that they read is zero
     "sum", "mean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d",
-    "upsample_bilinear2d", "upsample_trilinear3d",
+    "upsample_bilinear2d", "upsample_trilinear3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
 ))  # fmt: skip
 _MAXIMA = frozenset((  # likewise, with the places beside it
     "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d",
     "adaptive_max_pool3d",
 ))  # fmt: skip
-_OF_FIRST = _EVALUATED | _KEEPING_ZERO | _POSITIVE | _MAXIMA  # what is known of their first argument decides
+_OF_FIRST = _EVALUATED | _KEEPING_ZERO | _LINEAR | _MAXIMA  # what is known of their first argument decides
 _SAMPLING = frozenset(("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "im2col", "col2im"))  # zero behind the border
 
 
@@ -106,7 +107,8 @@ def _of_first(trace, node, name):
         value = value if name == "relu" else value.masked_fill(value == FAINT, math.nan)  # the faint depends on the image
         made = node.target(value, *node.args[1:])
         return None if bool(made.isnan().all()) else made
-    made = node.target((value != 0).double(), *node.args[1:])
+    values = 1 + torch.rand(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    made = node.target(values * (value != 0), *node.args[1:])  # at random, so that weights of both signs cannot cancel
     return (_zeros(made[0] == 0), None) if name in _MAXIMA else _zeros(made == 0)
 
 

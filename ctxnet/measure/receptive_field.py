@@ -267,7 +267,8 @@ def receptive_field(
 
     Structural: it does not depend on learned weights (zero ones included), on the precision or on the image. It is exact,
     also where it is no rectangle (permutations, random offsets, masks, attention), unless the model selects by value (sort,
-    top-k, indices computed from the image); then it is an upper bound and says so.
+    top-k, indices computed from the image); then it is an upper bound and says so. What only algebra cancels still counts
+    as seen: in ``x - x.roll(4, -1).roll(-4, -1)`` every pixel reaches the feature, although it moves nothing.
 
     Args:
         model: any ``nn.Module`` that takes images (N, C, H, W), signals (N, C, L) or volumes (N, C, D, H, W). A copy of it

@@ -85,7 +85,7 @@ class BadRecord(ValueError):
 def make_command(protocol, variant=None):
     """The command that makes a protocol's records, or one variant's."""
     if variant is None:
-        return "make repro" if protocol == "quick" else f"dvc repro report@{protocol}"
+        return "make repro" if protocol == "quick" else f"python -m ctxnet campaign --protocol {protocol}"
     return f"python -m ctxnet train --protocol {protocol} --variant {variant}"
 
 

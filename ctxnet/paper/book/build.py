@@ -42,7 +42,8 @@ def build_site(protocol, out, root=".", *, executed=None, pdf=False):
     executed = Path(executed) if executed else root / "results" / protocol / "notebook"
     found = [chapters.read_chapter(path) for path in sorted(executed.glob("*.ipynb"))]
     if not found:
-        raise FileNotFoundError(f"{executed}: no executed chapters here; make them with: {results.make_command(protocol)}")
+        command = "make repro" if protocol == "quick" else f"dvc repro report@{protocol}"
+        raise FileNotFoundError(f"{executed}: no executed chapters here; make them with: {command}")
     browser = find_browser() if pdf else None
     with built_folder(out, MARK) as beside:
         _Book(protocol, root, beside, executed, found).write(pdf)

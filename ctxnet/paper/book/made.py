@@ -6,18 +6,18 @@ from pathlib import Path
 from ctxnet import provenance
 from ctxnet.files import read_sealed
 from ctxnet.paper import words
-from ctxnet.paper.results import load_provenance, load_records
+from ctxnet.paper.results import load_provenance, load_records, make_command
 from ctxnet.records import read_provenance
 from ctxnet.settings import group, read_yaml
 
 PAGE = "made.html"
-# What a figure may rest on beside the runs of its protocol: stage, what it makes (runs are counted by protocol), provenance
-# of its records, and data with a place on PAGE.
+# What a figure may rest on beside the runs of its protocol: stage ("": trained by a campaign alone), what it makes (runs are
+# counted by protocol), provenance of its records, and data with a place on PAGE.
 RECORDS = {
     "measure": ("measure", "full-size networks measured", "results/measure/*/provenance.json", "probe-images"),
     "lattice": ("lattice", "networks measured from everywhere", "results/lattice/*/provenance.json", "photograph"),
     "atlas": ("atlas", "networks of the atlas", "results/atlas/*/provenance.json", "probe-images"),
-    "context": ("train_own", "", "results/context/runs/*/seed*/provenance.json", ""),
+    "context": ("", "", "results/context/runs/*/seed*/provenance.json", ""),
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 
@@ -133,7 +133,7 @@ class Origins:
             lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in self._data[self.protocol]]
         for name in rests_on:
             stage, *_, data = RECORDS[name]
-            lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}"))
+            lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}") if stage else ("command", make_command(name), ""))
             for commit in sorted(self._resting[name]):
                 lines.append(("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}"))
             names = [data] if data else self._data[name]
