@@ -50,6 +50,15 @@ class Twice(nn.Module):
         return self.inner(x, x.roll(1, -1))
 
 
+class Features(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner.features(x)
+
+
 def smp():
     import segmentation_models_pytorch as package
 
@@ -116,9 +125,10 @@ def hugging():
         "EfficientNet": {"width_coefficient": 0.25, "depth_coefficient": 0.5, "hidden_dim": 320},
         "Levit": {"image_size": 64, "hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1],
                   "key_dim": [8, 8, 8]},
-        "Cvt": {"embed_dim": [8, 16, 16], "num_heads": [1, 2, 2], "depth": [1, 1, 1]},
+        "Cvt": {"embed_dim": [8, 16, 16], "num_heads": [1, 2, 2], "depth": [1, 1, 1], "cls_token": [False, False, True],
+                "drop_rate": [0.0] * 3},
         "FocalNet": {"embed_dim": 8, "depths": [1, 1], "image_size": 32, "focal_levels": [2, 2], "focal_windows": [3, 3]},
-        "Bit": stages | {"embedding_size": 32, "hidden_sizes": [32, 64, 64, 64]},
+        "Bit": stages | {"embedding_size": 32, "hidden_sizes": [32, 64, 64, 64], "num_groups": 8},
         "Hiera": {"image_size": [64, 64], "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]},
         "SwiftFormer": {"depths": [1, 1, 1, 1], "embed_dims": [8, 12, 16, 24]},
         "HGNetV2": {},
@@ -162,13 +172,17 @@ def cv():
         "unet_cityscapes centernet_resnet18_voc ibppose_coco "
     )
 
+    sizes = {"scnet50": 128, "espnetv2_wd2": 224, "fractalnet_cifar10": 32, "msdnet22_cifar10": 32}
+
     def build(name):
-        model = get_model(name, pretrained=False)
+        model, size = get_model(name, pretrained=False), sizes.get(name, 64)
+        if size in (224, 32):
+            return model, (3, size, size)
         if isinstance(getattr(model, "features", None), nn.Module) and hasattr(model, "output"):
             model = model.features  # a classifier's last pool takes maps of 224 pixels alone
             if hasattr(model, "final_pool"):
                 model.final_pool = nn.Identity()
-        return model, (3, 64, 64)
+        return model, (3, size, size)
 
     return {name: partial(build, name) for name in names.split()}
 
@@ -180,8 +194,8 @@ def cadene():
     sizes = {"nasnetamobile": 128, "xception": 96, "inceptionresnetv2": 96}
     options = {"pretrained": None, "num_classes": 1000}
 
-    def build(name):
-        return getattr(package, name)(**options), (3, *[sizes.get(name, 64)] * 2)
+    def build(name):  # their classifiers take maps of 224 pixels alone
+        return Features(getattr(package, name)(**options)), (3, *[sizes.get(name, 64)] * 2)
 
     return {name: partial(build, name) for name in names.split()}
 

@@ -330,19 +330,25 @@ def evaluating(model):
 
 
 # What PyTorch's tracer says, and what a user can make of it.
+_MEMORY = "it frees or resizes the memory of its tensors; switch that off in the model, if it can be"
 _REASONS = {
     "get value out of a tracing tensor": "it decides by values that it computes from the image (an if, a loop, float() or"
     " .item()), so that no single graph describes it; measure a layer before that one",
     "numpy()": "it leaves PyTorch by .numpy(); measure a layer before that one",
-    "resize_()": "it frees or resizes the memory of its tensors; switch that off in the model, if it can be",
-    "invalid python storage": "it frees or resizes the memory of its tensors; switch that off in the model, if it can be",
+    "resize_()": _MEMORY,
+    "invalid python storage": _MEMORY,
+    "equal to the slice of self": _MEMORY,
     "data-dependent": "the shape of what it computes depends on the image's values; measure a layer before that one",
 }
 
 
 def _reason(error):
     text = str(error)
-    return next((reason for part, reason in _REASONS.items() if part in text), first_line(error))
+    if type(error) is RuntimeError:  # PyTorch's own text, which stays in the traceback; other errors are the model's
+        other = "PyTorch's tracer fails where the model itself runs; measure a layer before that one"
+    else:
+        other = first_line(error)
+    return next((reason for part, reason in _REASONS.items() if part in text), other)
 
 
 def first_line(error):
