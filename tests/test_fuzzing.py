@@ -47,6 +47,22 @@ def test_networks_depend_on_their_seed_alone():
     assert first == [fuzzing.random_network(seed).texts for seed in (3, 4)] and first[0] != first[1]
 
 
+WRONG_ONCE = [  # (texts, size, map): networks on which this file found the measure wrong
+    (["Fn(lambda x: x.tril())", "Fn(lambda x: F.interpolate(x, mode='bilinear', scale_factor=0.75, antialias=True))",
+      "Fn(lambda x: x / (2 + x.norm(dim=3, keepdim=True)))"], (3, 6, 9), (4, 6)),
+    (["nn.Sequential(Fn(lambda x: x.permute([0, 2, 3, 4, 1]).flatten(0, 2)), Recurrent('GRU', 4, 2, num_layers=1), "
+      "Fn(lambda x: x.unflatten(0, (-1, 3, 2)).permute([0, 4, 1, 2, 3])))",
+      "Residual(Residual(nn.Conv3d(2, 1, 1), Fn(lambda x, w: x @ w, dict(w=rand(19, 2, 2).tril())), how='cat'), how='cat')",
+      "Fn(lambda x: x[..., 1:].repeat_interleave(2, 2))"], (4, 3, 2, 2), (6, 2, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("texts", "size", "map_size"), WRONG_ONCE)
+def test_what_was_wrong_once_is_right_or_refused(texts, size, map_size):
+    network = fuzzing.Network(texts=texts, size=size, end="map", map=map_size, zero=False)
+    assert fuzzing.judge(network).kind in ("right", "refused")
+
+
 CHANNELS = [
     "nn.Conv2d(4, 4, 3, padding=1, groups=2)",
     "nn.Conv2d(4, 8, 1, groups=4)",

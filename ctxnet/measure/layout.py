@@ -315,9 +315,14 @@ def _reduced(place, keep):
 def _by_places(shape, labels, place, n):
     """The dimensions along which the elements' places change; None where there is no such choice, or more than one.
 
-    One that holds the image's channels first is none of them, wherever its elements come from.
+    One that holds the image's channels first is none of them, wherever its elements come from; nor is the one before n
+    others that hold the image's dimensions or have the size 1: features may be joined from several places.
     """
     channels = {d for d, factors in enumerate(labels) if next((name for name, size in factors if size > 1), None) == "c"}
+    behind = range(2, n + 2) if len(shape) == n + 2 else ()
+    held = [d for d in behind if any(name in range(n) for name, _ in labels[d])]
+    if held and all(d in held or shape[d] == 1 for d in behind):
+        channels.add(1)
     free = [d for d in range(len(shape)) if (d or shape[0] > 1) and d not in channels]
     found = []
     for dims in itertools.permutations(free, n):
