@@ -68,10 +68,17 @@ def fused(x, **kwargs):
 KEYS, VALUES = torch.randn(2, 1, 5, 2, generator=torch.Generator().manual_seed(3))
 
 
-def test_a_query_counts_with_all_of_its_features():
+@pytest.mark.parametrize("heads", [(), (1,)])  # without a dimension of heads it is written out, with one fused
+def test_a_query_counts_with_all_of_its_features(heads):
     """Features of one token from two pixels: the weights of attention depend on both, so that every output does."""
     apart = Fn(lambda x: torch.cat([x[:, :1], x[:, 1:2].roll(2, 3)], 1))
-    attend = Fn(lambda x, k, v: F.scaled_dot_product_attention(tokens(x), k, v)[..., :1], k=KEYS, v=VALUES)
+    k, v = (t.unflatten(0, (-1, *heads)) for t in (KEYS, VALUES))
+
+    def query(x, k, v):
+        y = F.scaled_dot_product_attention(tokens(x).contiguous().unflatten(0, (-1, *heads)), k, v)
+        return y.flatten(0, -3)[..., :1]
+
+    attend = Fn(query, k=k, v=v)
     net = nn.Sequential(apart, attend)
     mask, exact = ctxnet.receptive_field(net, "1", (4, 6), (1, 3), return_exact=True)
     assert exact and torch.equal(mask, moved(net, (4, 6), lambda y: y[:, 6 + 3])) and int(mask.sum()) == 2
