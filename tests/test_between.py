@@ -311,3 +311,10 @@ def test_shares_refuse_what_they_cannot_measure():
         share_within(torch.zeros(3, 3), (1, 1), 1)
     with pytest.raises(ValueError, match="share is 0"):
         radius_of_share(torch.ones(3, 3), (1, 1), 0)
+
+
+def test_a_projective_field_through_a_choice_is_a_bound():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), Fn(lambda x: x.sort(3).values))
+    assert projective_field(net, "0", (2, 3), (6, 6)).exact
+    found = projective_field(net, "1", (2, 3), (6, 6))
+    assert not found.exact and found.mask[2].all() and int(found.mask.sum()) == 6

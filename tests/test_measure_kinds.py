@@ -282,6 +282,28 @@ class Keeps(nn.Module):
         return self.lazy(self.last[0])
 
 
+class Overwrites(nn.Module):
+    """Writes into what its last forward pass has left, which is no leaf of a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = conv(), None
+
+    def forward(self, x):
+        if self.last is not None:
+            self.last.data.zero_()
+        self.last = self.conv(x)
+        return self.last * 1
+
+
+def test_what_a_model_has_kept_of_its_own_forward_is_not_written_to():
+    net = Overwrites()
+    net(torch.randn(1, 3, 8, 8))
+    before = net.last.detach().clone()
+    ctxnet.receptive_field(net, "conv", (8, 8))
+    assert torch.equal(net.last.detach(), before) and before.any()
+
+
 def snapshot(model):
     return {
         "state": {k: (v.clone(), v.requires_grad) if not isinstance(v, nn.UninitializedParameter) else "lazy"
