@@ -189,7 +189,13 @@ TILED = {
     ),
     "windows": (lambda: nn.Sequential(nn.PixelUnshuffle(2), Fn(_mean_in_windows), nn.Conv2d(12, 4, 3, padding=1)), "2", 96),
     "lopsided": (lambda: nn.Sequential(nn.ZeroPad2d((4, 0, 0, 2)), nn.Conv2d(3, 4, (3, 5))), "1", 32),
+    # The grid says a step of 1 pixel; what the features see repeats with 2.
+    "swapped": (lambda: nn.Sequential(Fn(lambda x: x[..., torch.arange(x.shape[3]) ^ 1]), conv3()), "1", 32),
 }
+
+
+def conv3():
+    return nn.Conv2d(3, 4, 3, padding=1)
 
 
 def _mean_in_windows(x):
