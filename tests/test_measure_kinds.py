@@ -61,8 +61,8 @@ ADDED = torch.zeros(16, 16).masked_fill(~BAND, -torch.inf)
 
 
 def fused(x, **kwargs):
-    y = tokens(x)
-    return F.scaled_dot_product_attention(y, y, y, **kwargs)
+    y = tokens(x)[:, None].contiguous()  # one head: in other layouts PyTorch writes attention out
+    return F.scaled_dot_product_attention(y, y, y, **kwargs)[:, 0]
 
 
 KEYS, VALUES = torch.randn(2, 1, 5, 2, generator=torch.Generator().manual_seed(3))
@@ -192,6 +192,18 @@ def test_zeros_in_a_kernel_that_no_training_can_change_are_wiring(kind):
     assert exact and int(found.sum()) == 12
     if kind != "pruned":  # whose weight, kept from the last forward, cannot be copied by the reference
         assert torch.equal(found, moved(net, (12, 12), lambda y: y[:, :, 6, 6]))
+
+
+def test_windows_over_nothing_but_padding_see_nothing():
+    net = nn.Sequential(nn.ZeroPad2d(3), nn.Conv2d(3, 4, 3))
+    for position, pixels in (((0, 0), 0), ((1, 1), 1), ((11, 5), 0), ((5, 5), 9)):
+        assert int(ctxnet.receptive_field(net, "1", (8, 8), position).sum()) == pixels
+
+
+def test_a_layer_is_what_it_gave_although_a_later_one_writes_into_it():
+    net = nn.Sequential(conv(), Fn(lambda x: x.add_(x.roll(4, 3))))
+    found = ctxnet.context_profile(net, torch.randn(1, 3, 12, 12), ["0", "1"])
+    assert [int(mask.sum()) for mask in found.rf] == [9, 18]
 
 
 def test_a_learned_zero_is_no_wiring():
@@ -456,6 +468,10 @@ def test_the_check_does_not_believe_the_rules(monkeypatch):
     monkeypatch.setattr(Reach, "masks", lambda self, positions: {"2": (torch.eye(12).bool(), True)})
     found = ctxnet.check_receptive_field(net, "2", (12, 12), pixels=None)
     assert {(d.row, d.col) for d in found if d.reached} and any(not d.reached for d in found)
+    # Of a bound, what lies outside is as wrong, and what lies inside without being reached is none.
+    monkeypatch.setattr(Reach, "masks", lambda self, positions: {"2": (torch.eye(12).bool(), False)})
+    bound = ctxnet.check_receptive_field(net, "2", (12, 12), pixels=None)
+    assert bound and bound == [d for d in found if d.reached]
 
 
 def test_an_effective_field_outside_of_the_field_is_an_error(monkeypatch):
