@@ -102,4 +102,6 @@ def require_equal_versions():
 
 def keeper():
     """The actor that holds what runs tell, on this machine where it is part of the cluster."""
-    return ray.remote(worker.Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=3).remote()
+    place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    kept = ray.remote(worker.Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=place)
+    return kept.remote()

@@ -38,7 +38,11 @@ def main(folder):
             except OSError:
                 continue
         time.sleep(0.1)
-    shutil.rmtree(folder, ignore_errors=True)
+    gone, until = 0, time.monotonic() + 10
+    while gone < 10 and time.monotonic() < until:  # what is dying may still write, and make the folder anew
+        shutil.rmtree(folder, ignore_errors=True)
+        gone = 0 if os.path.exists(folder) else gone + 1
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":
