@@ -386,7 +386,7 @@ def _corrected_ps(protocol, root, stamp):  # stamp: all records, so that new one
 
 
 def with_own_recipes(number, protocol, root="."):
-    """:func:`table`, and a second line for each of its rows that was also trained by the recipe of its own paper.
+    """:func:`table`, and a second line for each of its rows that was also trained by the optimiser and schedule of its own paper.
 
     Those records are of protocol ``<protocol>_adamw``; ``variant`` is ``<protocol>_adamw:<row>`` there, and the
     difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.
@@ -401,7 +401,7 @@ def with_own_recipes(number, protocol, root="."):
     every = pd.concat([records, own.assign(variant=other + ":" + own["variant"])])
     lines = [row(name, every, answers) for name in answers if name != BASELINE]
     more = pd.DataFrame(lines, columns=COLUMNS)
-    more["architecture"] += f", own recipe {OWN_RECIPE}"
+    more["architecture"] += f", AdamW {OWN_RECIPE}"
     return pd.concat([frame, _completed(more, protocol, root)], ignore_index=True)
 
 
@@ -461,15 +461,15 @@ def row(variant, records, answers, *, thesis=True):
         return line
     images, right = answers[variant]
     mean, low, high, kind = statistics.row_interval(right)
-    line |= {"top1": round(100 * mean, 2), "low": round(100 * low, 2), "high": round(100 * high, 2)}
+    line |= {"top1": 100 * mean, "low": 100 * low, "high": 100 * high}
     line |= {"interval_over": kind, "n": len(images), "trained_parameters_million": runs["parameters"].iloc[0] / 1e6}
     if len(runs) > 1:
-        line["sd_points"] = round(100 * statistics.mean_sd(runs["top1"])[1], 2)
+        line["sd_points"] = 100 * statistics.mean_sd(runs["top1"])[1]
     if variant == BASELINE:
         line["difference_points"] = 0.0
     elif BASELINE in answers:
         found = compare(variant, BASELINE, answers)
-        line |= {"difference_points": round(100 * found.difference, 2), "p": found.p}
+        line |= {"difference_points": 100 * found.difference, "p": found.p}
     return line
 
 
