@@ -475,13 +475,13 @@ def row(variant, records, answers, *, thesis=True):
 
 @functools.cache
 def parameters_million(variant):
-    """Millions of parameters of the full-width network without classifier, counted on the built one."""
+    """Millions of parameters of the full-width network without classifier, counted on the built one, to the last."""
     import torch
 
     from ctxnet.models import count_parameters, create_model
 
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised
-        return round(count_parameters(create_model(variant)) / 1e6, 3)
+        return count_parameters(create_model(variant)) / 1e6
 
 
 def context(protocol, root="."):

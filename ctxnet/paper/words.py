@@ -4,6 +4,8 @@ What a record, a setting or the name of a folder says is data: it enters a text 
 meaning as Markdown or HTML.
 """
 
+import contextlib
+import csv
 import dataclasses
 import html
 import math
@@ -153,8 +155,9 @@ def _table(number, protocol, frame):
 
 
 def _kept(key, value):
-    """A value as a CSV keeps it: points with two digits, all else as it is."""
-    return round(value, 2) if key in ("top1", "low", "high", "sd_points", "difference_points") else value
+    """A value as a CSV keeps it: points with two digits, millions with three, all else as it is."""
+    digits = 2 if key in ("top1", "low", "high", "sd_points", "difference_points") else 3 if key == "parameters_million" else None
+    return value if digits is None else round(value, digits)
 
 
 def _stem(number):
@@ -372,6 +375,35 @@ def status(protocol, root="."):
     if missing:
         text += f" Not there yet: {', '.join(missing)}. Make them with `{make_command(protocol)}`."
     return text
+
+
+def cost(chapter, root="."):
+    """What running a chapter takes, as ``python -m benchmarks.notebooks`` measured it: a sentence."""
+    path = Path(root) / "results/benchmarks/notebooks-cpu.csv"
+    with contextlib.suppress(FileNotFoundError), path.open(newline="") as handle:
+        for line in csv.DictReader(handle):
+            if line["notebook"] == chapter:
+                seconds, memory = float(line["CPU s"]), float(line["peak GiB"])
+                return f"*To run it: {seconds:.0f} s of one core and {memory:.1f} GiB of memory ({line['machine'].split(',')[0]}).*"
+    return f"*To run it: not measured yet; `python -m benchmarks.notebooks {chapter}`.*"
+
+
+def about_hrnet(protocol, root="."):
+    """How much of HRNet a protocol narrows: its head has a width of its own, which timm fixes."""
+    import torch
+
+    from ctxnet.models import count_parameters, create_model
+
+    settings = results.settings_of(protocol, root)
+    with torch.device("meta"):
+        model = create_model("hrnet_w18", width=settings.width, scale_head=settings.scale_offsets)
+    parts = [getattr(model, name) for name in ("incre_modules", "downsamp_modules", "final_layer")]
+    head = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    whole = f"HRNet as `{protocol}` trains it has {count_parameters(model) / 1e6:.1f} M parameters without the classifier, "
+    return whole + f"{head / 1e6:.1f} M of them in its head, " + (
+        "which is narrowed like the rest." if settings.scale_offsets else
+        f"which timm makes as wide for every HRNet: width {settings.width} of 64 is that of the rest alone."
+    )  # fmt: skip
 
 
 def reading_notes(protocol, root="."):

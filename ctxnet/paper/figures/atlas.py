@@ -13,6 +13,7 @@ from PIL import Image
 from ctxnet.atlas.records import FOLDER, command, read_record, read_records, summary
 from ctxnet.atlas.rows import FAMILIES
 from ctxnet.files import write_bytes
+from ctxnet.models.variants import VARIANTS
 from ctxnet.paper.figures import figure, plots, style
 from ctxnet.paper.results import MissingRecord
 from ctxnet.paper.words import Table, plain
@@ -235,8 +236,8 @@ def table(root=".", names=None):
         record = records[name]
         row = summary(record, name, root)
         first = record["distance"][0]
-        cells = [plain(row["label"]), plain(row["family"] or OTHER), row["size_px"], f"{row['parameters'] / 1e6:.3g}"]
-        cells += [f"{row['multiply_adds'] / 1e9:.3g}", f"{row['whole_image_from_block']} of {row['blocks']}".lstrip(" ")]
+        cells = [plain(row["label"]), plain(row["family"] or OTHER), row["size_px"], _three(row["parameters"] / 1e6)]
+        cells += [_three(row["multiply_adds"] / 1e9), f"{row['whole_image_from_block']} of {row['blocks']}".lstrip(" ")]
         if row["whole_image_from_block"] == "":
             cells[-1] = f"none of {row['blocks']}"
         shares = ["" if first is None else first / row["size_px"], row["distance_share"]]
@@ -246,9 +247,23 @@ def table(root=".", names=None):
                  caption="" if lines else f"No record yet: `{command()}`")  # fmt: skip
 
 
+def whole_image(root="."):
+    """From which block on each of the thesis' changed ResNets sees the whole image, as far as measured: a sentence."""
+    reached, never = {}, []
+    for name, record in read_records(root).items():
+        if name in VARIANTS and VARIANTS[name].args:
+            label = VARIANTS[name].label.replace(" (ours)", "")
+            whole = next((block for block, share in enumerate(record["rf_share"], 1) if share == 1), None)
+            never += [] if whole else [f"{label}, which sees {_percent(max(record['rf_share']))}"]
+            reached.setdefault(whole, []).append(label)
+    text = [f"from block {block} on: {', '.join(reached[block])}" for block in sorted(filter(None, reached))]
+    text += [f"never: {'; '.join(never)}"] if never else []
+    return f"The whole image is seen {'; '.join(text)}." if text else f"No record yet: `{command()}`"
+
+
 def _speed(name, root):
     speed = read_provenance(Path(root) / FOLDER / name).get("images_per_second")
-    return "–" if speed is None else f"{speed:.3g}"
+    return "–" if speed is None else _three(speed)
 
 
 def write_figures(root=".", folders=None):
@@ -288,6 +303,11 @@ def _short(label):
 def _no_formula(text):
     """A name that somebody gave, for matplotlib, which sets what is between two dollars as a formula."""
     return text.replace("$", r"\$")
+
+
+def _three(value):
+    """Three digits, and never an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.1g}"
 
 
 def _percent(share):
