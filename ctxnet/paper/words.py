@@ -332,6 +332,7 @@ def _size(protocol, root):
 # What :func:`write_overview` can say within a text: ``(protocol, root)`` to Markdown.
 SAID = {
     "minutes": _minutes, "claims": _claims, "seeds": _seeds, "size": _size,
+    "millions": lambda row, root: f"{results.parameters_million(row):.1f} M",
     "networks": lambda folder, root: str(len(list(Path(root).glob(f"results/{folder}/*/record.json")))),
 }  # fmt: skip
 
