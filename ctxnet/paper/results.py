@@ -49,7 +49,7 @@ TABLES = {
     "4.4": ("Random sparse context with attention", ""),
     "4.5": (
         "Dilated convolutions",
-        "63.7 M needs the eight shifted copies and the centre side by side before the last 1×1 convolution. The last row is "
+        "63.7 M is what the eight shifted copies and the centre come to, side by side before the last 1×1 convolution. The last row is "
         "ours and not in the thesis: the formula of its §3.5, a convolution over the centre and eight random positions that "
         "keeps the channels.",
     ),

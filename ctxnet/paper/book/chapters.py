@@ -105,7 +105,13 @@ def markdown(text):
     """HTML of Markdown as notebooks have it; tables can be scrolled by themselves."""
     page = MarkdownWithMath(renderer=_Renderer(escape=False)).render(text)
     page = re.sub(r"<td( style=[^>]*)?>(.*?)</td>", _cell, page, flags=re.S)
-    return re.sub(r"(<table>.*?</table>)", r'<div class="scroll" tabindex="0">\1</div>', page, flags=re.S)
+    return re.sub(r"<table>(.*?</table>)", _scrolled, page, flags=re.S)
+
+
+def _scrolled(found):
+    """A table that can be scrolled by itself; one without a column of numbers is read like text."""
+    kind = "" if "text-align:right" in found[1].replace(": ", ":") else ' class="words"'
+    return f'<div class="scroll" tabindex="0"><table{kind}>{found[1]}</div>'
 
 
 def _cell(found):
