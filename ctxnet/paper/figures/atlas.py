@@ -99,7 +99,7 @@ def _curve(ax, record, root):
     "A.1", rests_on=("atlas",), networks="full size, at initialisation",
     caption="The atlas: parameters against the mean distance at the last block and against the share of the image's pixels "
     "that hold 90 % of its effective receptive field.",
-    alt="Two scatter plots with a logarithmic horizontal axis of parameters and one labelled point per network. Most "
+    alt="Two scatter plots, one above the other, with a logarithmic horizontal axis of parameters and one labelled point per network. Most "
     "networks lie between 28 and 39 % of the side; AlexNet, VGG, ConvNeXt, ResMLP and super-resolution lie far below.",
 )  # fmt: skip
 def draw_overview(root="."):
@@ -112,14 +112,14 @@ def draw_overview(root="."):
     records = read_records(root)
     if not records:
         raise MissingRecord(Path(root) / FOLDER, command())
-    fig = style.new_figure(width=11, height=7.4)
+    fig = style.new_figure(height=10.6)
     rows = [summary(record, name, root) for name, record in records.items()]
     families = [row["family"] or OTHER for row in rows]
     panels = [
-        ("distance_share", "mean distance at the last block, % of the image's side"),
-        ("erf90_share", "pixels that hold 90 % of the effective receptive field, % of the image"),
+        ("distance_share", "mean distance at the last block, % of the side"),
+        ("erf90_share", "pixels that hold 90 % of the ERF, % of the image"),
     ]
-    axes = fig.subplots(1, 2)
+    axes = fig.subplots(2, 1)
     for ax, (key, label) in zip(axes, panels, strict=True):
         for row, family in zip(rows, families, strict=True):
             if row[key] != "":
@@ -133,7 +133,7 @@ def draw_overview(root="."):
         ax.set_xlim(low / 1.4, high * 1.5)
     used = [family for family in MARKS if family in families]
     handles = [Line2D([], [], marker=MARKS[f][0], color=MARKS[f][1], linestyle="none", label=f) for f in used]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / 2))
     FigureCanvasAgg(fig).draw()  # fixes the axes, so that labels can be placed in pixels
     fig.set_layout_engine("none")
     for ax, (key, _) in zip(axes, panels, strict=True):
