@@ -389,12 +389,13 @@ def _part_cells(row):
     if not words.unknown(row["thesis"]):
         thesis = words.minus(f"{row['thesis']:+.2f}") + ("\u00a0~" if abs(row["thesis"]) <= row["thesis_noise"] else "")
     if not words.unknown(row["ours"]):
-        ours = f"{row['ours']:+.1f}"
+        ours = f"{round(row['ours'], 1) + 0.0:+.1f}"  # no −0.0
         if not words.unknown(row["p_for"]) and row["b"]:
             ours += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
     if row.get("named"):
-        which = VARIANTS[row["a"]].label if row["b"] in ("", PLAIN) else f"to {VARIANTS[row['b']].label}"
-        ours += f" {which}".replace(" = ", "=")
+        of_a = row["b"] in ("", PLAIN)
+        label = VARIANTS[row["a" if of_a else "b"]].label.replace(" = ", "=")
+        ours = f"{label}: {ours}" if of_a else f"{ours} to {label}"
     return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}" if row["b"] else "–"
 
 

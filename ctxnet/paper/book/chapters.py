@@ -117,7 +117,7 @@ def _scrolled(found):
 def _cell(found):
     """A cell of a table, marked if it is prose and may be broken."""
     longest = max(len(re.sub(r"<math.*?</math>", "formula", line)) for line in re.split("<br ?/?>|<small>", found[2]))
-    return f'<td class="long">{found[2]}</td>' if longest > LONG and not found[1] else found[0]
+    return f'<td class="long">{found[2]}</td>' if longest > LONG and "right" not in (found[1] or "") else found[0]
 
 
 def _output(output):
