@@ -364,7 +364,7 @@ def test_context(full, empty):
     assert len(words.context_table("small", empty).rows) == len(context)
 
 
-WIRING, LATE = "The receptive field soon is the whole image", "Encoding or attention in stages 3–4 only does not help"
+WIRING, LATE = "The receptive field soon covers the whole image", "Encoding or attention in stages 3–4 only does not help"
 
 
 # ---- claims -----------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ CLAIMS = [
         tuple((name, PLAIN) for name in CHANGED), quantity="every",
     ),
     Claim(
-        "The receptive field soon is the whole image", "5",
+        "The receptive field soon covers the whole image", "5",
         f"full size, points of the image that block {SOON} of 16 does not see: none, in every changed ResNet of the thesis",
         tuple((name, "") for name in CHANGED), quantity="seen",
     ),
@@ -395,7 +395,7 @@ def _part_cells(row):
     if row.get("named"):
         of_a = row["b"] in ("", PLAIN)
         label = VARIANTS[row["a" if of_a else "b"]].label.replace(" = ", "=")
-        ours = f"{label}: {ours}" if of_a else f"{ours} to {label}"
+        ours = (f"{label}: {ours}" if of_a else f"{ours} to {label}").replace(" ", "\u00a0")  # a line per part in all columns
     return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}" if row["b"] else "–"
 
 
