@@ -16,7 +16,10 @@ from pathlib import Path
 from benchmarks.common import RESULTS, report
 
 ROOT = Path(__file__).parents[1]
-RUN = "import sys; from ctxnet.pipeline.notebook import run_notebook; run_notebook(sys.argv[1], {'protocol': sys.argv[2]}, sys.argv[3])"
+RUN = (
+    "import sys; from ctxnet.pipeline.notebook import run_notebook; _, notebook, protocol, output = sys.argv; "
+    "run_notebook(notebook, {'protocol': protocol}, output)"
+)
 HEADER = ["notebook", "CPU s", "clock s", "peak GiB"]
 
 
@@ -45,7 +48,8 @@ def main():
     for chapter in args.chapters or every:
         kept[chapter] = measured(chapter, args.protocol)
     rows = [[name, *kept[name]] for name in every if name in kept]
-    report("notebooks", HEADER, rows, device="cpu", notes=[f"Protocol `{args.protocol}`. The clock depends on what else runs."])
+    notes = [f"Protocol `{args.protocol}`. The clock depends on what else runs."]
+    report("notebooks", HEADER, rows, device="cpu", notes=notes)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """No number in prose without a source: README and chapters are read again, and every measured number is looked up.
 
 A number counts as sourced where a marker renders it (README), where a check of the same chapter states it, or where it is a
-setting or a result that the thesis printed. What stands in “ ” is somebody else's. Questions may suppose any number; their answers may not.
+setting or a result that the thesis printed. What stands in “ ” is somebody else's. Questions may
+suppose any number; their answers may not.
 """
 
 import ast
@@ -18,7 +19,7 @@ from ctxnet.training import load_params
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-UNIT = r"(?:%|points?\b|px\b|pixels?\b|M\b|million\b|billion\b|seeds?\b|minutes?\b|images\b|times\b|epochs\b|tokens\b|weights\b|networks\b)"
+UNIT = r"(?:%|(?:points?|px|pixels?|M|million|billion|seeds?|minutes?|images|times|epochs|tokens|weights|networks)\b)"
 QUANTITY = re.compile(rf"(?<![\w.§−–-])[−+±]?(\d[\d,]*(?:\.\d+)?)(?=[ \u00a0]{UNIT}|%)")
 SMALL = 12  # a whole number up to here counts what stands beside it
 
@@ -26,7 +27,8 @@ SMALL = 12  # a whole number up to here counts what stands beside it
 def plain(text):
     """Prose without code, formulas, links' addresses and what a marker renders."""
     for pattern in (r"```.*?```", r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$]*\$", r"<!-- table.*?<!-- end -->",
-                    r"<!-- [\w]+: [\w-]+ -->.*?<!-- end -->", r"\]\([^)]*\)", r"“[^”]*”", r"\*\*Question\.\*\*.*?(?=\n<details>)"):  # fmt: skip
+                    r"<!-- [\w]+: [\w-]+ -->.*?<!-- end -->", r"\]\([^)]*\)", r"“[^”]*”",
+                    r"\*\*Question\.\*\*.*?(?=\n<details>)"):  # fmt: skip
         text = re.sub(pattern, " ", text, flags=re.S)
     return text
 
@@ -92,7 +94,7 @@ def test_a_made_up_number_is_found():
 def test_what_the_readme_says_of_records_is_what_they_say(tmp_path):
     text = (ROOT / "README.md").read_text()
     emptied = re.sub(r"(<!-- (?!table)\w+: [\w-]+ -->)[^<]*", r"\g<1>", text)
-    assert emptied != text and set(re.findall(r"<!-- (\w+): [\w-]+ -->", text)) >= {"claims", "minutes", "seeds", "size", "networks"}
+    assert emptied != text and set(re.findall(r"<!-- (\w+): [\w-]+ -->", text)) >= {*words.SAID}
     (tmp_path / "README.md").write_text(emptied)
     words.write_overview(tmp_path / "README.md", "small", ROOT)
     assert (tmp_path / "README.md").read_text() == text, "renew it: python -m ctxnet report --readme README.md …"

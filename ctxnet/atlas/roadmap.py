@@ -79,8 +79,9 @@ class _Block(nn.Module):
         else:
             normed = [[layer, nn.BatchNorm2d(layer.out_channels), nn.ReLU()] for layer in layers]
             self.body = nn.Sequential(*sum(normed, [])[:-1])
-        same = stride == 1 and c_in == c_out
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+        self.shortcut = nn.Identity()
+        if stride > 1 or c_in != c_out:
+            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
 
     def forward(self, x):
         return self.shortcut(x) + self.body(x)

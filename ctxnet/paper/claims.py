@@ -75,7 +75,7 @@ class Claim:
 CLAIMS = [
     Claim(
         "Every method widens the context", "1.1, 5",
-        "trained networks, mean distance over all blocks, points of the image's side: every ResNet of the thesis above the plain",
+        "trained networks, mean distance over all blocks, points of the image's side: every changed ResNet above the plain",
         tuple((name, PLAIN) for name in CHANGED), quantity="every",
     ),
     Claim(
@@ -114,7 +114,8 @@ CLAIMS = [
         tuple((f"resnet50_perm{k}_enc", f"resnet50_perm{k}") for k in (1, 3, 5)), "within", SAME, "every",
     ),
     Claim(
-        "Attention looks further with more permutations", "4.6", "trained networks, mean distance over all blocks: 5 above 1",
+        "Attention looks further with more permutations", "4.6",
+        "trained networks, mean distance over all blocks: 5 above 1",
         (("resnet50_perm5_attn", "resnet50_perm1_attn"),), quantity="every",
     ),
     Claim(
@@ -269,7 +270,7 @@ def table(protocol, root="."):
     for row in evaluate(found).to_dict("records"):
         mine = found[found["claim"] == row["claim"]].drop_duplicates(["a", "b"]).to_dict("records")
         thesis, ours, seeds = ("<br>".join(each) for each in zip(*map(_part_cells, _telling(mine)), strict=True))
-        claim = f"{row['claim']}<br><small>{row['test']}</small>"
+        claim = f"{row['claim']}<br><small>{row['test']}</small>".replace(" = ", "\u00a0=\u00a0")
         verdict = f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else "")
         rows.append([claim, row["section"], thesis, ours, seeds, words.p_text(row["p_holm"]), verdict])
     shown = tuple(sorted({name for claim in CLAIMS for pair in claim.pairs for name in pair if name}))
@@ -395,7 +396,7 @@ def _part_cells(row):
     if row.get("named"):
         of_a = row["b"] in ("", PLAIN)
         label = VARIANTS[row["a" if of_a else "b"]].label.replace(" = ", "=")
-        ours = (f"{label}: {ours}" if of_a else f"{ours} to {label}").replace(" ", "\u00a0")  # a line per part in all columns
+        ours = (f"{label}: {ours}" if of_a else f"{ours} to {label}").replace(" ", "\u00a0")  # one line a part
     return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}" if row["b"] else "–"
 
 

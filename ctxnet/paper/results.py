@@ -49,9 +49,9 @@ TABLES = {
     "4.4": ("Random sparse context with attention", ""),
     "4.5": (
         "Dilated convolutions",
-        "63.7 M is what the eight shifted copies and the centre come to, side by side before the last 1×1 convolution. The last row is "
-        "ours and not in the thesis: the formula of its §3.5, a convolution over the centre and eight random positions that "
-        "keeps the channels.",
+        "63.7 M is what the eight shifted copies and the centre come to, side by side before the last 1×1 convolution. The "
+        "last row is ours and not in the thesis: the formula of its §3.5, a convolution over the centre and eight random "
+        "positions that keeps the channels.",
     ),
     "4.6": (
         "Other architectures",
@@ -386,7 +386,7 @@ def _corrected_ps(protocol, root, stamp):  # stamp: all records, so that new one
 
 
 def with_own_recipes(number, protocol, root="."):
-    """:func:`table`, and a second line for each of its rows that was also trained by the optimiser and schedule of its own paper.
+    """:func:`table`, and a second line for each of its rows that was also trained by AdamW.
 
     Those records are of protocol ``<protocol>_adamw``; ``variant`` is ``<protocol>_adamw:<row>`` there, and the
     difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.

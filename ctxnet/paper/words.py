@@ -156,8 +156,8 @@ def _table(number, protocol, frame):
 
 def _kept(key, value):
     """A value as a CSV keeps it: points with two digits, millions with three, all else as it is."""
-    digits = 2 if key in ("top1", "low", "high", "sd_points", "difference_points") else 3 if key == "parameters_million" else None
-    return value if digits is None else round(value, digits)
+    digits = dict.fromkeys(("top1", "low", "high", "sd_points", "difference_points"), 2) | {"parameters_million": 3}
+    return round(value, digits[key]) if key in digits else value
 
 
 def _stem(number):
@@ -219,8 +219,8 @@ def legend(frame):
     own = [name.partition(":")[0] for name in frame["variant"] if ":" in name]
     if own:
         text.append(
-            f"{OWN_RECIPE} AdamW, warm-up and cosine schedule, which the network's own recipe has too; all else is as in the other "
-            f"lines, so none of its augmentation, regularisation and hundreds of epochs (protocol `{own[0]}`)."
+            f"{OWN_RECIPE} AdamW, warm-up and cosine schedule, which the network's own recipe has too; all else is as in "
+            f"the other lines, so none of its augmentation, regularisation and hundreds of epochs (protocol `{own[0]}`)."
         )
     if (frame["interval_over"] == "seeds and images").any():
         text.append("Other intervals cover seeds and images.")
@@ -385,7 +385,8 @@ def cost(chapter, root="."):
         for line in csv.DictReader(handle):
             if line["notebook"] == chapter:
                 seconds, memory = float(line["CPU s"]), float(line["peak GiB"])
-                return f"*To run it: {seconds:.0f} s of one core and {memory:.1f} GiB of memory ({line['machine'].split(',')[0]}).*"
+                where = plain(line["machine"].partition(",")[0])
+                return f"*To run it: {seconds:.0f} s of one core and {memory:.1f} GiB of memory ({where}).*"
     return f"*To run it: not measured yet; `python -m benchmarks.notebooks {chapter}`.*"
 
 

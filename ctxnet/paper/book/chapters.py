@@ -17,7 +17,6 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ctxnet.pipeline.notebook import read_executed
 
-
 LONG = 38  # characters from which a cell of a table is prose and not a number or a name
 
 

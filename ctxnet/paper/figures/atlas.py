@@ -99,8 +99,8 @@ def _curve(ax, record, root):
     "A.1", rests_on=("atlas",), networks="full size, at initialisation",
     caption="The atlas: parameters against the mean distance at the last block and against the share of the image's pixels "
     "that hold 90 % of its effective receptive field.",
-    alt="Two scatter plots, one above the other, with a logarithmic horizontal axis of parameters and one labelled point per network. Most "
-    "networks lie between 28 and 39 % of the side; AlexNet, VGG, ConvNeXt, ResMLP and super-resolution lie far below.",
+    alt="Two scatter plots, one above the other, with a logarithmic axis of parameters and one labelled point per network. "
+    "Most networks lie between 28 and 39 % of the side; AlexNet, VGG, ConvNeXt, ResMLP and super-resolution lie far below.",
 )  # fmt: skip
 def draw_overview(root="."):
     """All networks: parameters against the mean distance at the last block and, beside it, against the share of the

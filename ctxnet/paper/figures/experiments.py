@@ -20,8 +20,8 @@ READ = (
     "dot: the feature; circle: its mean distance. Averaged over ten images."
 )
 ONE_RUN = (
-    " Trained panels show one run, of the protocol's first seed, on validation images; panels at initialisation show one draw "
-    "of weights, on images that ctxnet draws itself."
+    " Trained panels show one run, of the protocol's first seed, on validation images; panels at initialisation show one "
+    "draw of weights, on images that ctxnet draws itself."
 )
 OTHERS = ("resnet50", "hrnet_w18", "convnext_tiny", "vit_base_patch16_224")
 THESIS = tuple(name for name, row in VARIANTS.items() if row.thesis_top1)

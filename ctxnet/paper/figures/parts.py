@@ -13,10 +13,11 @@ SHOWN = ("ResNet-50", "3, 3, 9, 3 blocks", "patchify", "7×7 kernels", "ConvNeXt
 
 @figure(
     "C.1", rests_on=("atlas",), networks="full size, at initialisation",
-    caption="Side of the receptive field (solid) and mean distance (dashed) over the depth of twelve networks, as a share of "
-    "the image's side.",
+    caption="Side of the receptive field (solid) and mean distance (dashed) over the depth of twelve networks, as a share "
+    "of the image's side.",
     alt="Three line charts over relative depth. Most receptive fields climb to the whole side; those of AlexNet, VGG-16 and "
-    "SqueezeNet do not, those of EfficientNet and the Mixer are there from the first block. Mean distances stay below 40 percent.",
+    "SqueezeNet do not, those of EfficientNet and the Mixer are there from the first block. Mean distances "
+    "stay below 40 percent.",
 )  # fmt: skip
 def depths(root="."):
     fig = style.new_figure(height=3.4)
@@ -39,8 +40,8 @@ def depths(root="."):
     "C.2", networks="drawn from the networks themselves, 224 px",
     caption="From ResNet-50 to ConvNeXt-T: side of the receptive field block by block, for the steps that change it, and "
     "what every step costs.",
-    alt="Left: five rising curves of the receptive field's side over the blocks; 7×7 kernels reach the whole image at block 7 "
-    "of 18 where 3×3 take 12. Right: bars of multiply-adds, highest with width 96, lowest with depthwise convolutions.",
+    alt="Left: five rising curves of the receptive field's side over the blocks; 7×7 kernels reach the whole image at block "
+    "7 of 18 where 3×3 take 12. Right: bars of multiply-adds, highest with width 96, lowest with depthwise convolutions.",
 )  # fmt: skip
 def road():
     fig = style.new_figure(height=3.1)
