@@ -349,7 +349,8 @@ def context_table(protocol, root="."):
     return Table(header, rows, range(1, 6), shows=tuple(line["variant"] for line in lines), rests_on=("measure",))
 
 
-PLACES = ("threads", "gpu_share", "memory_gb")  # settings that say where a campaign runs, and nothing of what
+# Settings that say where and how a campaign runs, and nothing of what; seeds are those of the tables.
+PLACES = ("threads", "gpu_share", "memory_gb", "device", "workers", "seeds", "compile", "cuda_graph", "validate_every")
 
 
 def settings_table(protocol, root="."):
@@ -361,8 +362,10 @@ def settings_table(protocol, root="."):
     settings = [results.settings_of(name, root) for name in names]
     columns = [dataclasses.asdict(each) | {"dataset": dataset(each)} for each in settings]
     keys = [key for key in columns[0] if key not in ("name", "note", *PLACES)]
-    rows = [[key.replace("_", " "), *(setting_text(settings[key]) for settings in columns)] for key in keys]
-    return Table(["setting", *names], rows, range(1, len(names) + 1))
+    on = [key for key in keys if any(settings[key] for settings in columns)]
+    rows = [[key.replace("_", " "), *(setting_text(settings[key]) for settings in columns)] for key in on]
+    after = "Settings that are off in all columns are left out."
+    return Table(["setting", *names], rows, range(1, len(names) + 1), after=after)
 
 
 # ---- sentences --------------------------------------------------------------------------------------------------------
