@@ -59,9 +59,9 @@ def chapter():
     parameters = 'protocol = "mine"\nsave = False\nroot = "."'
     drawing = (
         "from ctxnet.paper.figures import figure, show, style\n\n"
-        '@figure("C.1", caption="Nothing, in `C.1`.", alt="An empty pair of axes, for the test of the chapters.")\n'
+        '@figure("D.1", caption="Nothing, in `D.1`.", alt="An empty pair of axes, for the test of the chapters.")\n'
         "def nothing():\n    fig = style.new_figure()\n    fig.subplots()\n    return fig\n\nassert nothing\n"
-        'show("C.1", protocol, root, save=save)'
+        'show("D.1", protocol, root, save=save)'
     )
     table = 'from ctxnet.paper import words\nwords.table("4.1", protocol, root)'
     cells = [new_markdown_cell("# C Birds\n\nAbout birds."), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
@@ -146,5 +146,5 @@ def test_chapter_and_figure_are_in_the_menu_and_on_their_page(extended):
     root, _ = extended
     assert '<a href="C_birds.html">C Birds</a>' in (root / "site/index.html").read_text()
     page = (root / "site/C_birds.html").read_text()
-    assert 'id="figure-C-1"' in page and "Nothing, in <code>C.1</code>." in page and 'id="table-4-1"' in page
-    assert (root / "site/figures/figure_C_1.svg").exists() and (root / "results/mine/figures/figure_C_1.svg").exists()
+    assert 'id="figure-D-1"' in page and "Nothing, in <code>D.1</code>." in page and 'id="table-4-1"' in page
+    assert (root / "site/figures/figure_D_1.svg").exists() and (root / "results/mine/figures/figure_D_1.svg").exists()

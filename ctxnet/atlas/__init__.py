@@ -1,4 +1,4 @@
-"""An atlas of context: every architecture that the thesis and its background name, measured on one footing.
+"""An atlas of context: most of the architectures that the thesis and its background name, measured on one footing.
 
 The networks are at full size and initialisation; what is measured is in :func:`measure`, the convention of every number
 in its docstring. ``python -m ctxnet atlas`` measures the table, or any network that you name.

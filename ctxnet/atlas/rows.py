@@ -1,6 +1,7 @@
-"""The table of the atlas: every architecture that the thesis and its background name, and how each is built.
+"""The table of the atlas: most of the architectures that the thesis and its background name, and how each is built.
 
-A new row is one line here. ``build`` takes ``pretrained`` (bool) and gives the network of the full, published size.
+A new row is one line here. ``build`` takes ``pretrained`` (bool) and gives the network of its published size, but for
+RCAN's, which is shorter.
 Nets for ImageNet get 1000 classes, as their papers and libraries count them.
 """
 

@@ -15,10 +15,15 @@ every part is shown, it **does not hold** when one part is shown to lie on the o
   largest p (no correction is due; Berger 1982); its refutation by any part takes m times the smallest. The smaller of the
   two, doubled, is the claim's p, which Holm's method corrects for the number of claims that can be tested.
 
+- "Stays as it was" is shown when the difference lies within a margin on both sides, each side being a part.
+- What a receptive field can reach follows from the wiring. Such a part is true or false, with p = 0 or 1, and leaves Holm's
+  correction of the others as it is.
+
 The parts of claims about "more" compare the ends of a range (k = 1 and 5): the thesis' own middle value is out of order.
 """
 
 import contextlib
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +39,13 @@ MARGIN = 0.5  # points of top-1; a smaller gain does not count as help
 FILE = "tables/claims.csv"
 OTHER_DATA = "These are other data than the thesis' own; its conclusions are not tested on them."
 EARLY = 3  # blocks from the input: ResNet-50's first stage
+SOON = 5  # of 16 blocks: where "after a few layers" ends
+SAME = 2.0  # points of the image's side; a mean distance that differs by less is as it was
 PLAIN = results.BASELINE
 BEST = "resnet50_random_dilated8"
 OTHER_RESNETS = [name for name, row in VARIANTS.items() if row.arch == 50 and row.thesis_top1 and name != BEST]
+CHANGED = [name for name in (*OTHER_RESNETS, BEST) if name != PLAIN]
+DISTANCES = {"early": lambda d: d[:EARLY].mean(), "every": lambda d: d.mean(), "last": lambda d: d[-1]}
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,11 @@ class Claim:
         text: the claim in our words.
         section: of the thesis.
         test: how it is tested, for readers.
-        pairs: (A, B) per part.
-        side: "above" or "below": where every A − B has to lie with respect to ``bound``.
-        bound: in points (percent of top-1, or of the image's side).
-        quantity: "top1", or "early" for the mean distance of a trained network's first blocks.
+        pairs: (A, B) per part; B is "" where A has to do something by itself.
+        side: "above" or "below": where every A − B has to lie with respect to ``bound``; "within": on both sides of it.
+        bound: in points (percent of top-1, of the image's side, or of its pixels).
+        quantity: "top1"; the mean distance of trained networks over the blocks that :data:`DISTANCES` names; or "seen": what
+            the receptive field at block :data:`SOON` lacks of the whole image.
     """
 
     text: str
@@ -63,6 +73,16 @@ class Claim:
 
 
 CLAIMS = [
+    Claim(
+        "Every method widens the context", "1.1, 5",
+        "trained networks, mean distance over all blocks, points of the image's side: every changed ResNet above the plain",
+        tuple((name, PLAIN) for name in CHANGED), quantity="every",
+    ),
+    Claim(
+        "The receptive field soon covers the whole image", "5",
+        f"full size, points of the image that block {SOON} of 16 does not see: none, in every changed ResNet of the thesis",
+        tuple((name, "") for name in CHANGED), quantity="seen",
+    ),
     Claim(
         "Context grows early: mean distance rises with the number of permutations", "4.3, 5",
         f"trained networks, mean over blocks 1–{EARLY}, points of the image's side: 1 above none, 5 above 1",
@@ -89,8 +109,27 @@ CLAIMS = [
         tuple((f"resnet50_perm{k}_enc", f"resnet50_perm{k}") for k in (1, 3, 5)), "below", MARGIN,
     ),
     Claim(
+        "The encoding leaves the mean distance as it was", "4.5",
+        f"trained networks, over all blocks, within {SAME:g} points of the image's side, k = 1, 3 and 5",
+        tuple((f"resnet50_perm{k}_enc", f"resnet50_perm{k}") for k in (1, 3, 5)), "within", SAME, "every",
+    ),
+    Claim(
+        "Attention looks further with more permutations", "4.6",
+        "trained networks, mean distance over all blocks: 5 above 1",
+        (("resnet50_perm5_attn", "resnet50_perm1_attn"),), quantity="every",
+    ),
+    Claim(
+        "Attention spreads less than concatenation", "4.6",
+        "trained networks, mean distance over all blocks, below the same row without attention, k = 1, 3 and 5",
+        tuple((f"resnet50_perm{k}_attn", f"resnet50_perm{k}") for k in (1, 3, 5)), "below", quantity="every",
+    ),
+    Claim(
         "Attention does not help", "4.6", f"gain over plain ResNet-50 below {MARGIN} points, k = 1, 3 and 5",
         tuple((f"resnet50_perm{k}_attn", PLAIN) for k in (1, 3, 5)), "below", MARGIN,
+    ),
+    Claim(
+        "Encoding or attention in stages 3–4 only does not help", "5", f"gain over plain ResNet-50 below {MARGIN} points",
+        tuple((f"resnet50_perm1_stages34_{how}", PLAIN) for how in ("enc", "attn")), "below", MARGIN,
     ),
     Claim(
         "Dilating the 3×3 itself hurts", "4.7, 5", "below plain ResNet-50",
@@ -101,12 +140,25 @@ CLAIMS = [
         (("resnet50_inserted_dilated4", PLAIN),),
     ),
     Claim(
-        "One with d = 8 hurts", "4.7", "below plain ResNet-50",
+        "An inserted dilated convolution with d = 8 hurts", "4.7", "below plain ResNet-50",
         (("resnet50_inserted_dilated8", PLAIN),), "below",
     ),
     Claim(
         "Random dilated with d = 8 is the best of all", "4.7, 5", "above every other ResNet of the thesis",
         tuple((BEST, name) for name in OTHER_RESNETS),
+    ),
+    Claim(
+        "Random dilated: d = 16 is worse than d = 8", "4.7", "16 below 8", (("resnet50_random_dilated16", BEST),), "below",
+    ),
+    Claim(
+        "No change to ResNet-50 raises accuracy noticeably", "1.1, 5",
+        f"gain over plain ResNet-50 below {MARGIN} points, every ResNet of the thesis",
+        tuple((name, PLAIN) for name in CHANGED), "below", MARGIN,
+    ),
+    Claim(
+        "HRNet and ConvNeXt use more context than ResNet-50", "4.8, 5",
+        "trained networks, mean distance of the last map, points of the image's side: above",
+        tuple((name, PLAIN) for name in ("hrnet_w18", "convnext_tiny")), quantity="last",
     ),
     Claim(
         "ConvNeXt > HRNet > ResNet-50 > ViT", "4.8, 5", "each above the next",
@@ -122,31 +174,30 @@ PART_COLUMNS += ["seeds_a", "seeds_b", "n", "reading", "needed"]
 def parts(protocol, root="."):
     """Every part of every claim as a DataFrame with :data:`PART_COLUMNS`.
 
-    ``thesis``, ``ours``, ``low`` and ``high`` are A − B in points (of the image's side for ``quantity`` "early"),
-    ``thesis_noise`` half the 95 % interval that the thesis' accuracies have by its 3,925 images alone, ``p_for`` the
-    one-sided p of the part, ``n`` the images. ``reading``, of the uncorrected interval: "for", "against", "not clear", "too
-    few seeds" or "no record yet". ``needed``: seeds of each row, see the module; infinite where no number would do.
+    ``thesis``, ``ours``, ``low`` and ``high`` are A − B in points (of the image's side for mean distances, of its pixels for
+    "seen"), ``thesis_noise`` half the 95 % interval that the thesis' accuracies have by its 3,925 images alone, ``p_for``
+    the one-sided p of the part, ``n`` the images. ``reading``, of the uncorrected interval: "for", "against", "not clear",
+    "too few seeds" or "no record yet". ``needed``: seeds of each row, see the module; infinite where no number would do.
     """
     records = independent_runs(protocol, root)
-    wanted = {name for claim in CLAIMS for pair in claim.pairs for name in pair}
-    answers = results.read_answers(protocol, wanted, records, root)
-    early = {name for claim in CLAIMS if claim.quantity == "early" for pair in claim.pairs for name in pair}
-    distances = {name: early_distances(protocol, name, records, root) for name in early & set(answers)}
-    rows = []
+    wanted = {name for claim in CLAIMS for pair in claim.pairs for name in pair if name}
+    answers, rows = results.read_answers(protocol, wanted, records, root), []
+    profiles = {name: _trained_distances(protocol, name, records, root) for name in answers}
     for claim in CLAIMS:
-        for a, b in claim.pairs:
-            row = dict.fromkeys(PART_COLUMNS, math.nan) | {"claim": claim.text, "a": a, "b": b, "side": claim.side}
-            row |= {"bound": claim.bound, "quantity": claim.quantity, "reading": "no record yet"}
+        sides = {"within": [("above", -claim.bound), ("below", claim.bound)]}.get(claim.side, [(claim.side, claim.bound)])
+        for (a, b), (side, bound) in itertools.product(claim.pairs, sides):
+            row = dict.fromkeys(PART_COLUMNS, math.nan) | {"claim": claim.text, "a": a, "b": b, "side": side, "bound": bound}
+            row |= {"quantity": claim.quantity, "reading": "no record yet"}
             row |= {"seeds_a": _seeds(a, answers), "seeds_b": _seeds(b, answers)}
-            if claim.quantity == "top1":
+            if claim.quantity == "seen":
+                row |= _seen(a, root)
+            elif claim.quantity == "top1":
                 row |= _thesis(a, b)
-            if a in answers and b in answers:
-                if claim.quantity == "top1":
-                    found = results.compare(a, b, answers)
-                    row["n"] = len(answers[a][0])
-                else:
-                    found = statistics.compare_values(distances[a], distances[b])
-                row |= _part(found, claim.side, claim.bound)
+                if a in answers and b in answers:
+                    row |= {"n": len(answers[a][0])} | _part(results.compare(a, b, answers), side, bound)
+            elif a in answers and b in answers:
+                each = [list(map(DISTANCES[claim.quantity], profiles[name])) for name in (a, b)]
+                row |= _part(statistics.compare_values(*each), side, bound)
             rows.append(row)
     return pd.DataFrame(rows, columns=PART_COLUMNS)
 
@@ -162,7 +213,7 @@ def evaluate(frame):
         p_for = tested.max() if len(tested) == len(mine) else 1.0
         p_against = min(1.0, len(tested) * (1 - tested).min()) if len(tested) else 1.0
         row = {"claim": claim.text, "section": claim.section, "test": claim.test, "parts": len(mine)}
-        row |= {"parts_tested": len(tested), "for": p_for < p_against}
+        row |= {"parts_tested": len(tested), "for": p_for < p_against, "none": (mine["seeds_a"] == 0).all()}
         row["p"] = min(1.0, 2 * min(p_for, p_against)) if len(tested) else math.nan
         row["needed"] = _needed(mine.dropna(subset="p_for")) if len(tested) == len(mine) else math.nan
         rows.append(row)
@@ -175,11 +226,10 @@ def evaluate(frame):
     return found[COLUMNS]
 
 
-def early_distances(protocol, variant, records, root="."):
-    """Mean distance over the first :data:`EARLY` blocks of a row's trained networks, one per seed, as shares of the image's
-    side."""
+def _trained_distances(protocol, variant, records, root):
+    """Mean distances of a row's trained networks over the blocks, one array per seed, as shares of the image's side."""
     seeds = records.loc[records["variant"] == variant, "seed"]
-    return [_early(load_profile(protocol, variant, seed, root)) for seed in seeds]
+    return [_shares(load_profile(protocol, variant, seed, root)) for seed in seeds]
 
 
 def initial_distances(root="."):
@@ -190,7 +240,7 @@ def initial_distances(root="."):
     found = {}
     for k in (0, 1, 3, 5):
         with contextlib.suppress(MissingRecord):
-            found[k] = _early(load_initial(f"resnet50_perm{k}" if k else PLAIN, root))
+            found[k] = DISTANCES["early"](_shares(load_initial(f"resnet50_perm{k}" if k else PLAIN, root)))
     return found
 
 
@@ -218,12 +268,12 @@ def table(protocol, root="."):
     header = ["what the thesis concludes", "§", "Δ thesis", f"Δ {protocol}, 95 %", "seeds", "p", "verdict"]
     rows = []
     for row in evaluate(found).to_dict("records"):
-        mine = found[found["claim"] == row["claim"]].to_dict("records")
+        mine = found[found["claim"] == row["claim"]].drop_duplicates(["a", "b"]).to_dict("records")
         thesis, ours, seeds = ("<br>".join(each) for each in zip(*map(_part_cells, _telling(mine)), strict=True))
-        claim = f"{row['claim']}<br><small>{row['test']}</small>"
+        claim = f"{row['claim']}<br><small>{row['test']}</small>".replace(" = ", "\u00a0=\u00a0")
         verdict = f"**{row['verdict']}**" + (f": {row['reason']}" if row["reason"] else "")
         rows.append([claim, row["section"], thesis, ours, seeds, words.p_text(row["p_holm"]), verdict])
-    shown = tuple(sorted({name for claim in CLAIMS for pair in claim.pairs for name in pair}))
+    shown = tuple(sorted({name for claim in CLAIMS for pair in claim.pairs for name in pair if name}))
     after = _about_blind(protocol, shown, root)
     return words.Table(header, rows, (2, 3, 4, 5), caption=caption(protocol, root), after=after, shows=shown, file=FILE)
 
@@ -292,7 +342,18 @@ def _needed(mine):
     return float(against.min() if len(against) else mine["needed"].max())
 
 
+def _seen(name, root):
+    """Whether the receptive field at block :data:`SOON` is the whole image, and what it lacks: certain, so p is 0 or 1."""
+    try:
+        lacks = 100 * (float(load_initial(name, root).rf[SOON - 1].double().mean()) - 1)
+    except MissingRecord:
+        return {}
+    return {"ours": lacks, "low": lacks, "high": lacks, "p_for": float(lacks < 0), "reading": "against" if lacks else "for"}
+
+
 def _thesis(a, b):
+    if not (VARIANTS[a].thesis_top1 and VARIANTS[b].thesis_top1):
+        return {}
     top1s = [VARIANTS[name].thesis_top1 / 100 for name in (a, b)]
     noise = statistics.Z95 * math.sqrt(sum(t * (1 - t) for t in top1s) / results.IMAGENETTE)
     return {"thesis": round(100 * (top1s[0] - top1s[1]), 2), "thesis_noise": 100 * noise}
@@ -304,7 +365,7 @@ def _reason(row):
         return ""
     if row["parts_tested"] < row["parts"]:
         some = f" for {row['parts'] - row['parts_tested']} of {row['parts']} comparisons" if row["parts_tested"] else ""
-        return f"too few seeds{some}"
+        return f"too few seeds{some}" + (": no run of these rows in this protocol" if row["none"] else "")
     few = row["needed"] <= statistics.MOST_SEEDS
     how_many = f"about {row['needed']:.0f} seeds" if few else f"over {statistics.MOST_SEEDS} seeds, or more images,"
     return f"not clear with these seeds; it would take {how_many} of each row"
@@ -329,17 +390,19 @@ def _part_cells(row):
     if not words.unknown(row["thesis"]):
         thesis = words.minus(f"{row['thesis']:+.2f}") + ("\u00a0~" if abs(row["thesis"]) <= row["thesis_noise"] else "")
     if not words.unknown(row["ours"]):
-        ours = f"{row['ours']:+.1f}"
-        if not words.unknown(row["p_for"]):
+        ours = f"{round(row['ours'], 1) + 0.0:+.1f}"  # no −0.0
+        if not words.unknown(row["p_for"]) and row["b"]:
             ours += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
     if row.get("named"):
-        ours += f" to {VARIANTS[row['b']].label}".replace(" = ", "=")
-    return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}"
+        of_a = row["b"] in ("", PLAIN)
+        label = VARIANTS[row["a" if of_a else "b"]].label.replace(" = ", "=")
+        ours = (f"{label}: {ours}" if of_a else f"{ours} to {label}").replace(" ", "\u00a0")  # one line a part
+    return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}" if row["b"] else "–"
 
 
 def _seeds(name, answers):
     return len(answers[name][1]) if name in answers else 0
 
 
-def _early(profile):
-    return float(profile.distance[:EARLY].mean()) / profile.rf.shape[-1]
+def _shares(profile):
+    return profile.distance.double().numpy() / profile.rf.shape[-1]

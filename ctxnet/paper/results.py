@@ -49,9 +49,9 @@ TABLES = {
     "4.4": ("Random sparse context with attention", ""),
     "4.5": (
         "Dilated convolutions",
-        "63.7 M needs the eight shifted copies and the centre side by side before the last 1×1 convolution. The last row is "
-        "ours and not in the thesis: the formula of its §3.5, a convolution over the centre and eight random positions that "
-        "keeps the channels.",
+        "63.7 M is what the eight shifted copies and the centre come to, side by side before the last 1×1 convolution. The "
+        "last row is ours and not in the thesis: the formula of its §3.5, a convolution over the centre and eight random "
+        "positions that keeps the channels.",
     ),
     "4.6": (
         "Other architectures",
@@ -386,7 +386,7 @@ def _corrected_ps(protocol, root, stamp):  # stamp: all records, so that new one
 
 
 def with_own_recipes(number, protocol, root="."):
-    """:func:`table`, and a second line for each of its rows that was also trained by the recipe of its own paper.
+    """:func:`table`, and a second line for each of its rows that was also trained by AdamW.
 
     Those records are of protocol ``<protocol>_adamw``; ``variant`` is ``<protocol>_adamw:<row>`` there, and the
     difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.
@@ -401,7 +401,7 @@ def with_own_recipes(number, protocol, root="."):
     every = pd.concat([records, own.assign(variant=other + ":" + own["variant"])])
     lines = [row(name, every, answers) for name in answers if name != BASELINE]
     more = pd.DataFrame(lines, columns=COLUMNS)
-    more["architecture"] += f", own recipe {OWN_RECIPE}"
+    more["architecture"] += f", AdamW {OWN_RECIPE}"
     return pd.concat([frame, _completed(more, protocol, root)], ignore_index=True)
 
 
@@ -461,27 +461,27 @@ def row(variant, records, answers, *, thesis=True):
         return line
     images, right = answers[variant]
     mean, low, high, kind = statistics.row_interval(right)
-    line |= {"top1": round(100 * mean, 2), "low": round(100 * low, 2), "high": round(100 * high, 2)}
+    line |= {"top1": 100 * mean, "low": 100 * low, "high": 100 * high}
     line |= {"interval_over": kind, "n": len(images), "trained_parameters_million": runs["parameters"].iloc[0] / 1e6}
     if len(runs) > 1:
-        line["sd_points"] = round(100 * statistics.mean_sd(runs["top1"])[1], 2)
+        line["sd_points"] = 100 * statistics.mean_sd(runs["top1"])[1]
     if variant == BASELINE:
         line["difference_points"] = 0.0
     elif BASELINE in answers:
         found = compare(variant, BASELINE, answers)
-        line |= {"difference_points": round(100 * found.difference, 2), "p": found.p}
+        line |= {"difference_points": 100 * found.difference, "p": found.p}
     return line
 
 
 @functools.cache
 def parameters_million(variant):
-    """Millions of parameters of the full-width network without classifier, counted on the built one."""
+    """Millions of parameters of the full-width network without classifier, counted on the built one, to the last."""
     import torch
 
     from ctxnet.models import count_parameters, create_model
 
     with torch.device("meta"):  # shapes only: nothing is allocated or initialised
-        return round(count_parameters(create_model(variant)) / 1e6, 3)
+        return count_parameters(create_model(variant)) / 1e6
 
 
 def context(protocol, root="."):

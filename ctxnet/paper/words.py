@@ -4,6 +4,8 @@ What a record, a setting or the name of a folder says is data: it enters a text 
 meaning as Markdown or HTML.
 """
 
+import contextlib
+import csv
 import dataclasses
 import html
 import math
@@ -152,6 +154,12 @@ def _table(number, protocol, frame):
     )  # fmt: skip
 
 
+def _kept(key, value):
+    """A value as a CSV keeps it: points with two digits, millions with three, all else as it is."""
+    digits = dict.fromkeys(("top1", "low", "high", "sd_points", "difference_points"), 2) | {"parameters_million": 3}
+    return round(value, digits[key]) if key in digits else value
+
+
 def _stem(number):
     return f"table_{number.replace('.', '_')}"
 
@@ -211,8 +219,8 @@ def legend(frame):
     own = [name.partition(":")[0] for name in frame["variant"] if ":" in name]
     if own:
         text.append(
-            f"{OWN_RECIPE} AdamW, warm-up and cosine schedule as in the network's own paper, all else as in the other lines "
-            f"(protocol `{own[0]}`)."
+            f"{OWN_RECIPE} AdamW, warm-up and cosine schedule, which the network's own recipe has too; all else is as in "
+            f"the other lines, so none of its augmentation, regularisation and hundreds of epochs (protocol `{own[0]}`)."
         )
     if (frame["interval_over"] == "seeds and images").any():
         text.append("Other intervals cover seeds and images.")
@@ -252,7 +260,7 @@ def write_tables(protocol, root=".", home=None):
     for number in results.tables_shown(protocol, root):
         frame = results.with_own_recipes(number, protocol, root)
         lines = frame.to_dict("records")
-        values = [["" if unknown(line[key]) else line[key] for key in results.COLUMNS] for line in lines]
+        values = [["" if unknown(line[key]) else _kept(key, line[key]) for key in results.COLUMNS] for line in lines]
         write_csv(folder / f"{_stem(number)}.csv", results.COLUMNS, values)
         write_text(folder / f"{_stem(number)}.md", _table(number, protocol, frame).markdown())
     return folder
@@ -264,7 +272,8 @@ def overview(protocol, root="."):
     rows = {}
     for number in results.tables_shown(protocol, root):
         for line in results.with_own_recipes(number, protocol, root).to_dict("records"):
-            numbers = [or_dash(line[key], ".1f") for key in ("parameters_million", "thesis_top1", "top1")]
+            kinds = {"parameters_million": ".1f", "thesis_top1": ".2f", "top1": ".1f"}
+            numbers = [or_dash(line[key], form) for key, form in kinds.items()]
             name = line["variant"].rpartition(":")[2]
             rows[line["variant"]] = [f"`{name}`", line["architecture"], *numbers, _interval(line), str(line["seeds"])]
     rows = list(rows.values())
@@ -278,7 +287,7 @@ def overview(protocol, root="."):
 
 def write_overview(path, protocol, root="."):
     """Renew what a Markdown file says of records: the table between the lines ``<!-- table: rows -->`` and ``<!-- end -->``,
-    and within lines every ``<!-- minutes: small -->…<!-- end -->``, what one seed of that protocol took.
+    and everywhere ``<!-- minutes: small -->…<!-- end -->`` with a name of :data:`SAID` and its protocol.
 
     Raises:
         ValueError: if the file has no place for the table, or a protocol of which minutes are told has no records.
@@ -292,7 +301,8 @@ def write_overview(path, protocol, root="."):
     if not end:
         raise ValueError(f"{path}: no lines '<!-- table: rows -->' and '<!-- end -->' to write between")
     text = before + start + overview(protocol, root) + "\n" + end + after
-    write_text(path, re.sub(r"(<!-- minutes: ([\w-]+) -->)[^<]*", lambda m: m[1] + _minutes(m[2], root), text))
+    said = re.compile(rf"(<!-- ({'|'.join(SAID)}): ([\w-]+) -->)[^<]*")
+    write_text(path, said.sub(lambda match: match[1] + SAID[match[2]](match[3], root), text))
 
 
 def _minutes(protocol, root):
@@ -300,6 +310,31 @@ def _minutes(protocol, root):
     if not spent:
         raise ValueError(f"{protocol}: no seed that every row has, so nothing to tell of its minutes")
     return "–".join(dict.fromkeys([spent[0], spent[-1]]))
+
+
+def _claims(protocol, root):
+    from ctxnet.paper import claims
+
+    return f"\n\n{claims.summary(protocol, root)}\n\n"
+
+
+def _seeds(protocol, root):
+    """Fewest to most seeds of the rows of a protocol."""
+    counts = results.independent_runs(protocol, root)["variant"].value_counts()
+    return "–".join(dict.fromkeys([str(counts.min()), str(counts.max())]))
+
+
+def _size(protocol, root):
+    settings = results.settings_of(protocol, root)
+    return f"{settings.image_size} px with {settings.width} of 64 first-stage channels for {settings.epochs} epochs"
+
+
+# What :func:`write_overview` can say within a text: ``(protocol, root)`` to Markdown.
+SAID = {
+    "minutes": _minutes, "claims": _claims, "seeds": _seeds, "size": _size,
+    "millions": lambda row, root: f"{results.parameters_million(row):.1f} M",
+    "networks": lambda folder, root: str(len(list(Path(root).glob(f"results/{folder}/*/record.json")))),
+}  # fmt: skip
 
 
 def context_table(protocol, root="."):
@@ -314,7 +349,8 @@ def context_table(protocol, root="."):
     return Table(header, rows, range(1, 6), shows=tuple(line["variant"] for line in lines), rests_on=("measure",))
 
 
-PLACES = ("threads", "gpu_share", "memory_gb")  # settings that say where a campaign runs, and nothing of what
+# Settings that say where and how a campaign runs, and nothing of what; seeds are those of the tables.
+PLACES = ("threads", "gpu_share", "memory_gb", "device", "workers", "seeds", "compile", "cuda_graph", "validate_every")
 
 
 def settings_table(protocol, root="."):
@@ -326,8 +362,10 @@ def settings_table(protocol, root="."):
     settings = [results.settings_of(name, root) for name in names]
     columns = [dataclasses.asdict(each) | {"dataset": dataset(each)} for each in settings]
     keys = [key for key in columns[0] if key not in ("name", "note", *PLACES)]
-    rows = [[key.replace("_", " "), *(setting_text(settings[key]) for settings in columns)] for key in keys]
-    return Table(["setting", *names], rows, range(1, len(names) + 1))
+    on = [key for key in keys if any(settings[key] for settings in columns)]
+    rows = [[key.replace("_", " "), *(setting_text(settings[key]) for settings in columns)] for key in on]
+    after = "Settings that are off in all columns are left out."
+    return Table(["setting", *names], rows, range(1, len(names) + 1), after=after)
 
 
 # ---- sentences --------------------------------------------------------------------------------------------------------
@@ -341,6 +379,36 @@ def status(protocol, root="."):
     if missing:
         text += f" Not there yet: {', '.join(missing)}. Make them with `{make_command(protocol)}`."
     return text
+
+
+def cost(chapter, root="."):
+    """What running a chapter takes, as ``python -m benchmarks.notebooks`` measured it: a sentence."""
+    path = Path(root) / "results/benchmarks/notebooks-cpu.csv"
+    with contextlib.suppress(FileNotFoundError), path.open(newline="") as handle:
+        for line in csv.DictReader(handle):
+            if line["notebook"] == chapter:
+                seconds, memory = float(line["CPU s"]), float(line["peak GiB"])
+                where = plain(line["machine"].partition(",")[0])
+                return f"*To run it: {seconds:.0f} s of one core and {memory:.1f} GiB of memory ({where}).*"
+    return f"*To run it: not measured yet; `python -m benchmarks.notebooks {chapter}`.*"
+
+
+def about_hrnet(protocol, root="."):
+    """How much of HRNet a protocol narrows: its head has a width of its own, which timm fixes."""
+    import torch
+
+    from ctxnet.models import count_parameters, create_model
+
+    settings = results.settings_of(protocol, root)
+    with torch.device("meta"):
+        model = create_model("hrnet_w18", width=settings.width, scale_head=settings.scale_offsets)
+    parts = [getattr(model, name) for name in ("incre_modules", "downsamp_modules", "final_layer")]
+    head = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    whole = f"HRNet as `{protocol}` trains it has {count_parameters(model) / 1e6:.1f} M parameters without the classifier, "
+    return whole + f"{head / 1e6:.1f} M of them in its head, " + (
+        "which is narrowed like the rest." if settings.scale_offsets else
+        f"which timm makes as wide for every HRNet: width {settings.width} of 64 is that of the rest alone."
+    )  # fmt: skip
 
 
 def reading_notes(protocol, root="."):
@@ -357,7 +425,7 @@ def reading_notes(protocol, root="."):
             "between such rows carries no verdict about an architecture. Where a row has one seed, its interval is over "
             "validation images only."
         )
-    size = f"{settings.image_size} px with {settings.width} of 64 first-stage channels for {settings.epochs} epochs"
+    size = _size(protocol, root)
     general = f"Trained on {dataset(settings)} at {size}; no number of the thesis stands beside these."
     if results.has_thesis_numbers(settings):
         general = (

@@ -17,6 +17,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ctxnet.pipeline.notebook import read_executed
 
+LONG = 38  # characters from which a cell of a table is prose and not a number or a name
+
 
 class _Renderer(IPythonRenderer):
     """Markdown with formulas as MathML, which browsers draw and screen readers read without a script."""
@@ -40,6 +42,7 @@ class Block:
             "stream" (``html``).
         images: ``{"svg" or "png": bytes}``.
         facts: of a figure or table, as its output states them.
+        cells: of code, those that it shows.
     """
 
     kind: str
@@ -47,6 +50,7 @@ class Block:
     summary: str = ""
     images: dict = field(default_factory=dict)
     facts: dict = field(default_factory=dict)
+    cells: list = field(default_factory=list)
 
 
 @dataclass
@@ -79,15 +83,40 @@ def read_chapter(path):
         if cell.cell_type == "markdown":
             chapter.blocks.append(Block("text", html=markdown(cell.source)))
         elif cell.cell_type == "code":
-            chapter.blocks += [_code(cell)] if cell.source.strip() else []
+            chapter.blocks += [_code([cell])] if cell.source.strip() else []
             chapter.blocks += filter(None, map(_output, cell.get("outputs", ())))
+    chapter.blocks = _joined(chapter.blocks)
     return chapter
+
+
+def _joined(blocks):
+    """Code cells with nothing between them as one fold."""
+    found = []
+    for block in blocks:
+        if block.kind == found[-1].kind == "code" if found else False:
+            found[-1] = _code(found[-1].cells + block.cells)
+        else:
+            found.append(block)
+    return found
 
 
 def markdown(text):
     """HTML of Markdown as notebooks have it; tables can be scrolled by themselves."""
     page = MarkdownWithMath(renderer=_Renderer(escape=False)).render(text)
-    return re.sub(r"(<table>.*?</table>)", r'<div class="scroll" tabindex="0">\1</div>', page, flags=re.S)
+    page = re.sub(r"<td( style=[^>]*)?>(.*?)</td>", _cell, page, flags=re.S)
+    return re.sub(r"<table>(.*?</table>)", _scrolled, page, flags=re.S)
+
+
+def _scrolled(found):
+    """A table that can be scrolled by itself; one without a column of numbers is read like text."""
+    kind = "" if "text-align:right" in found[1].replace(": ", ":") else ' class="words"'
+    return f'<div class="scroll" tabindex="0"><table{kind}>{found[1]}</div>'
+
+
+def _cell(found):
+    """A cell of a table, marked if it is prose and may be broken."""
+    longest = max(len(re.sub(r"<math.*?</math>", "formula", line)) for line in re.split("<br ?/?>|<small>", found[2]))
+    return f'<td class="long">{found[2]}</td>' if longest > LONG and "right" not in (found[1] or "") else found[0]
 
 
 def _output(output):
@@ -106,15 +135,21 @@ def _output(output):
     return None
 
 
-def _code(cell):
-    """A folded cell; its summary says how much was checked."""
-    source, tags = cell.source.strip(), cell.metadata.get("tags", ())
-    shown = Highlight2HTML(pygments_lexer="python")(source)
-    if "parameters" in tags or "injected-parameters" in tags:
-        return Block("code", html=shown, summary="Parameters")
-    plain = re.sub(r"^\s*[%!].*$", "pass", source, flags=re.M)  # IPython's own lines are not Python
+def _code(cells):
+    """Cells under one fold; its summary says how much was checked. Parameters that were injected replace the defaults."""
+    tagged = [set(cell.metadata.get("tags", ())) for cell in cells]
+    given = any("injected-parameters" in tags for tags in tagged)
+    shown = [cell for cell, tags in zip(cells, tagged, strict=True) if not (given and "parameters" in tags)]
+    html_of, checks = Highlight2HTML(pygments_lexer="python"), sum(map(_checks, shown))
+    summary = f"Code: {checks} check{'s' if checks > 1 else ''} passed" if checks else "Code"
+    if any(tags & {"parameters", "injected-parameters"} for tags in tagged):
+        summary = "Parameters" if len(shown) == 1 else "Set-up" + summary.removeprefix("Code")
+    return Block("code", html="".join(html_of(cell.source.strip()) for cell in shown), summary=summary, cells=cells)
+
+
+def _checks(cell):
+    plain = re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.M)  # IPython's own lines are not Python
     try:
-        checks = sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(plain)))
+        return sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(plain)))
     except SyntaxError:
-        checks = 0
-    return Block("code", html=shown, summary=f"Code: {checks} check{'s' if checks > 1 else ''} passed" if checks else "Code")
+        return 0

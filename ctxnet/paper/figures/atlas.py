@@ -13,6 +13,7 @@ from PIL import Image
 from ctxnet.atlas.records import FOLDER, command, read_record, read_records, summary
 from ctxnet.atlas.rows import FAMILIES
 from ctxnet.files import write_bytes
+from ctxnet.models.variants import VARIANTS
 from ctxnet.paper.figures import figure, plots, style
 from ctxnet.paper.results import MissingRecord
 from ctxnet.paper.words import Table, plain
@@ -98,8 +99,8 @@ def _curve(ax, record, root):
     "A.1", rests_on=("atlas",), networks="full size, at initialisation",
     caption="The atlas: parameters against the mean distance at the last block and against the share of the image's pixels "
     "that hold 90 % of its effective receptive field.",
-    alt="Two scatter plots with a logarithmic horizontal axis of parameters and one labelled point per network. Most "
-    "networks lie between 28 and 39 % of the side; AlexNet, VGG, ConvNeXt, ResMLP and super-resolution lie far below.",
+    alt="Two scatter plots, one above the other, with a logarithmic axis of parameters and one labelled point per network. "
+    "Most networks lie between 28 and 39 % of the side; AlexNet, VGG, ConvNeXt, ResMLP and super-resolution lie far below.",
 )  # fmt: skip
 def draw_overview(root="."):
     """All networks: parameters against the mean distance at the last block and, beside it, against the share of the
@@ -111,14 +112,14 @@ def draw_overview(root="."):
     records = read_records(root)
     if not records:
         raise MissingRecord(Path(root) / FOLDER, command())
-    fig = style.new_figure(width=11, height=7.4)
+    fig = style.new_figure(height=10.6)
     rows = [summary(record, name, root) for name, record in records.items()]
     families = [row["family"] or OTHER for row in rows]
     panels = [
-        ("distance_share", "mean distance at the last block, % of the image's side"),
-        ("erf90_share", "pixels that hold 90 % of the effective receptive field, % of the image"),
+        ("distance_share", "mean distance at the last block, % of the side"),
+        ("erf90_share", "pixels that hold 90 % of the ERF, % of the image"),
     ]
-    axes = fig.subplots(1, 2)
+    axes = fig.subplots(2, 1)
     for ax, (key, label) in zip(axes, panels, strict=True):
         for row, family in zip(rows, families, strict=True):
             if row[key] != "":
@@ -132,7 +133,7 @@ def draw_overview(root="."):
         ax.set_xlim(low / 1.4, high * 1.5)
     used = [family for family in MARKS if family in families]
     handles = [Line2D([], [], marker=MARKS[f][0], color=MARKS[f][1], linestyle="none", label=f) for f in used]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / 2))
     FigureCanvasAgg(fig).draw()  # fixes the axes, so that labels can be placed in pixels
     fig.set_layout_engine("none")
     for ax, (key, _) in zip(axes, panels, strict=True):
@@ -238,8 +239,8 @@ def table(root=".", names=None):
         record = records[name]
         row = summary(record, name, root)
         first = record["distance"][0]
-        cells = [plain(row["label"]), plain(row["family"] or OTHER), row["size_px"], f"{row['parameters'] / 1e6:.3g}"]
-        cells += [f"{row['multiply_adds'] / 1e9:.3g}", f"{row['whole_image_from_block']} of {row['blocks']}".lstrip(" ")]
+        cells = [plain(row["label"]), plain(row["family"] or OTHER), row["size_px"], _three(row["parameters"] / 1e6)]
+        cells += [_three(row["multiply_adds"] / 1e9), f"{row['whole_image_from_block']} of {row['blocks']}".lstrip(" ")]
         if row["whole_image_from_block"] == "":
             cells[-1] = f"none of {row['blocks']}"
         shares = ["" if first is None else first / row["size_px"], row["distance_share"]]
@@ -249,9 +250,23 @@ def table(root=".", names=None):
                  caption="" if lines else f"No record yet: `{command()}`")  # fmt: skip
 
 
+def whole_image(root="."):
+    """From which block on each of the thesis' changed ResNets sees the whole image, as far as measured: a sentence."""
+    reached, never = {}, []
+    for name, record in read_records(root).items():
+        if name in VARIANTS and VARIANTS[name].args:
+            label = VARIANTS[name].label.replace(" (ours)", "")
+            whole = next((block for block, share in enumerate(record["rf_share"], 1) if share == 1), None)
+            never += [] if whole else [f"{label}, which sees {_percent(max(record['rf_share']))}"]
+            reached.setdefault(whole, []).append(label)
+    text = [f"from block {block} on: {', '.join(reached[block])}" for block in sorted(filter(None, reached))]
+    text += [f"never: {'; '.join(never)}"] if never else []
+    return f"The whole image is seen {'; '.join(text)}." if text else f"No record yet: `{command()}`"
+
+
 def _speed(name, root):
     speed = read_provenance(Path(root) / FOLDER / name).get("images_per_second")
-    return "–" if speed is None else f"{speed:.3g}"
+    return "–" if speed is None else _three(speed)
 
 
 def write_figures(root=".", folders=None):
@@ -294,6 +309,11 @@ def _short(label):
 def _no_formula(text):
     """A name that somebody gave, for matplotlib, which sets what is between two dollars as a formula."""
     return text.replace("$", r"\$")
+
+
+def _three(value):
+    """Three digits, and never an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.1g}"
 
 
 def _percent(share):

@@ -15,6 +15,14 @@ from ctxnet.paper.figures import figure, initial_title, plots, style, trained_ti
 from ctxnet.paper.results import IMAGENETTE, MissingRecord, load_initial, load_profile
 from ctxnet.paper.statistics import wilson_interval
 
+READ = (
+    " White: outside the receptive field; colour: effective receptive field (four decades, logarithmic); "
+    "dot: the feature; circle: its mean distance. Averaged over ten images."
+)
+ONE_RUN = (
+    " Trained panels show one run, of the protocol's first seed, on validation images; panels at initialisation show one "
+    "draw of weights, on images that ctxnet draws itself."
+)
 OTHERS = ("resnet50", "hrnet_w18", "convnext_tiny", "vit_base_patch16_224")
 THESIS = tuple(name for name, row in VARIANTS.items() if row.thesis_top1)
 _of = {
@@ -92,7 +100,7 @@ for number, table, caption, alt in (
 ):  # fmt: skip
     figure(
         number, shows=_of[table], rests_on=("measure",),
-        caption=f"Mean distance of the effective receptive field of the centre feature, block by block: {caption}",
+        caption=f"Mean distance of the effective receptive field of the centre feature, block by block: {caption}{ONE_RUN}",
         alt="Two line charts, networks at initialisation on the left and trained on the right. Horizontal axis: residual "
         f"block 1 to 16; vertical axis: mean distance in pixels. One line each for {alt}.",
     )(partial(_distances, _of[table]))  # fmt: skip
@@ -130,10 +138,6 @@ def _contexts(rows, blocks, size, protocol, root="."):
     return fig
 
 
-READ = (
-    " White: outside the receptive field; colour: effective receptive field (four decades, logarithmic); "
-    "dot: the feature; circle: its mean distance. Averaged over ten images."
-)
 _FIELDS = "Receptive field and effective receptive field"
 
 
@@ -161,7 +165,7 @@ for number, rows, blocks, size, caption, alt in (
      "rows d = 8 and d = 16, columns second and last block"),
 ):  # fmt: skip
     figure(
-        number, caption=caption + READ, shows=[variant for _, variant in rows], rests_on=("measure",),
+        number, caption=caption + READ + ONE_RUN, shows=[variant for _, variant in rows], rests_on=("measure",),
         alt=f"Square maps of the input image, networks at initialisation and trained side by side: {alt}.",
     )(partial(_contexts, rows, blocks, size))  # fmt: skip
 
@@ -180,7 +184,7 @@ def _networks(variants, draw, protocol, root, *, size=1.75):
 @figure(
     "4.14", shows=OTHERS, rests_on=("measure",),
     caption="Effective receptive field of the centre of the last feature map: ResNet-50, HRNet, ConvNeXt and the Vision "
-    "Transformer." + READ,
+    "Transformer." + READ + ONE_RUN,
     alt="Square maps of the input image, upper row at initialisation, lower row trained, one column per network.",
 )  # fmt: skip
 def other_architectures(protocol, root="."):
@@ -243,7 +247,7 @@ for place, variant in enumerate(OTHERS, start=1):
     figure(
         f"B.{place}", shows=(variant,), rests_on=("measure",),
         caption=f"Sum of the effective receptive fields over all positions of the last feature map of {name}: what each "
-        "input pixel contributes to the whole map.",
+        "input pixel contributes to the whole map. At initialisation over one image." + ONE_RUN,
         alt=f"Two square maps of the input image for {name}, at initialisation and trained; brighter pixels "
         "contribute more.",
     )(partial(_summed, variant))  # fmt: skip

@@ -1,0 +1,108 @@
+"""No number in prose without a source: README and chapters are read again, and every measured number is looked up.
+
+A number counts as sourced where a marker renders it (README), where a check of the same chapter states it, or where it is a
+setting or a result that the thesis printed. What stands in “ ” is somebody else's. Questions may
+suppose any number; their answers may not.
+"""
+
+import ast
+import itertools
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ctxnet.models.variants import VARIANTS
+from ctxnet.paper import results, words
+from ctxnet.training import load_params
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+UNIT = r"(?:%|(?:points?|px|pixels?|M|million|billion|seeds?|minutes?|images|times|epochs|tokens|weights|networks)\b)"
+QUANTITY = re.compile(rf"(?<![\w.§−–-])[−+±]?(\d[\d,]*(?:\.\d+)?)(?=[ \u00a0]{UNIT}|%)")
+SMALL = 12  # a whole number up to here counts what stands beside it
+
+
+def plain(text):
+    """Prose without code, formulas, links' addresses and what a marker renders."""
+    for pattern in (r"```.*?```", r"`[^`]*`", r"\$\$.*?\$\$", r"\$[^$]*\$", r"<!-- table.*?<!-- end -->",
+                    r"<!-- [\w]+: [\w-]+ -->.*?<!-- end -->", r"\]\([^)]*\)", r"“[^”]*”",
+                    r"\*\*Question\.\*\*.*?(?=\n<details>)"):  # fmt: skip
+        text = re.sub(pattern, " ", text, flags=re.S)
+    return text
+
+
+def quantities(text):
+    """The numbers with a unit in a piece of prose, as written."""
+    return [found[1] for found in QUANTITY.finditer(plain(text))]
+
+
+def constants(code):
+    """Numbers that a chapter's checks state: those in cells that assert something."""
+    tree = ast.parse(re.sub("(?m)^[%!].*$", "", code))
+    if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+        return set()
+    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) in (int, float)}
+
+
+def numbers_in(settings):
+    if isinstance(settings, dict):
+        return set().union(*map(numbers_in, settings.values()), set())
+    if isinstance(settings, list | tuple):
+        return set().union(*map(numbers_in, settings), set())
+    return {settings} if type(settings) in (int, float) else set()
+
+
+def known_everywhere():
+    """Settings, and what the thesis printed: accuracies, parameters, differences to its ResNet-50."""
+    top1 = [row.thesis_top1 for row in VARIANTS.values() if row.thesis_top1]
+    printed = {row.thesis_params for row in VARIANTS.values() if row.thesis_params} | set(top1)
+    printed |= {abs(value - VARIANTS[results.BASELINE].thesis_top1) for value in top1}
+    return printed | numbers_in(load_params(ROOT / "params.yaml")) | {results.IMAGENETTE, 9469, 2, 1000}
+
+
+def unsourced(text, known):
+    found = []
+    for number in quantities(text):
+        value = float(number.replace(",", ""))
+        digits = len(number.partition(".")[2])
+        whole = not digits and value <= SMALL
+        same = (round(abs(v) * scale, digits) == value for v, scale in itertools.product(known, (1, 100, 1e-6)))
+        found += [] if whole or any(same) else [number]
+    return found
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_numbers_of_a_chapter_are_checked_in_it(path):
+    cells = nbformat.read(path, 4).cells
+    known = known_everywhere().union(*(constants(cell.source) for cell in cells if cell.cell_type == "code"))
+    prose = [(cell.id, unsourced(cell.source, known)) for cell in cells if cell.cell_type == "markdown"]
+    assert not [(cell, numbers) for cell, numbers in prose if numbers], "check these numbers in a cell, or render them"
+
+
+def test_numbers_of_the_readme_are_rendered_or_settings():
+    assert not unsourced((ROOT / "README.md").read_text(), known_everywhere())
+
+
+def test_a_made_up_number_is_found():
+    assert unsourced("It gains 47.3 points, or 512 seeds.", {0.5, 47}) == ["47.3", "512"]
+    assert not unsourced("It gains 47.3 points (`99 %`), $12\\,\\%$; <!-- seeds: small -->513 seeds<!-- end -->", {0.473})
+    assert not unsourced("**Question.** If it gains 45.5 points?\n\n<details><summary>Answer</summary>Then so.", set())
+
+
+def test_what_the_readme_says_of_records_is_what_they_say(tmp_path):
+    text = (ROOT / "README.md").read_text()
+    emptied = re.sub(r"(<!-- (?!table)\w+: [\w-]+ -->)[^<]*", r"\g<1>", text)
+    assert emptied != text and set(re.findall(r"<!-- (\w+): [\w-]+ -->", text)) >= {*words.SAID}
+    (tmp_path / "README.md").write_text(emptied)
+    words.write_overview(tmp_path / "README.md", "small", ROOT)
+    assert (tmp_path / "README.md").read_text() == text, "renew it: python -m ctxnet report --readme README.md …"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_says_what_it_costs_and_asks_something(path):
+    cells = nbformat.read(path, 4).cells
+    assert any(f'words.cost("{path.stem}"' in cell.source for cell in cells[:6])
+    asked = [cell.source for cell in cells if cell.source.startswith("**Question.**")]
+    assert asked and all("<details><summary>Answer</summary>\n\n" in text and text.endswith("</details>") for text in asked)
