@@ -143,3 +143,39 @@ def test_counts_survive_writing():
     counts = np.random.default_rng(0).integers(0, 2**31, (3, 5, 4))
     data = zlib.decompress(encode_counts(counts))
     assert np.array_equal(np.frombuffer(data[4:], "u1").reshape(4, -1).T.copy().view("<u4").reshape(3, 5, 4), counts)
+
+
+class Reader(torch.nn.Module):
+    """Class 1 where the mean of red over ``reach`` px around is above zero, else class 0: what it needs to see is known."""
+
+    def __init__(self, reach):
+        super().__init__()
+        self.mean = torch.nn.Conv2d(3, 2, 2 * reach + 1, padding=reach, bias=False)
+        with torch.no_grad():
+            self.mean.weight.zero_()
+            self.mean.weight[1, 0], self.mean.weight[0, 1] = 1 / (2 * reach + 1) ** 2, -1 / (2 * reach + 1) ** 2
+
+    def forward(self, x):
+        return self.mean(x)
+
+
+def test_what_a_pixel_needs_is_measured(tmp_path):
+    from ctxnet.training.seen import class_distances, doses, only_around, some_pixels
+
+    image = torch.arange(2 * 5 * 6.0).view(2, 5, 6) + 1
+    shown = only_around(image, 0, 3, 3)
+    assert torch.equal(shown[:, :2, 2:5], image[:, :2, 2:5]) and (shown != 0).sum() == 2 * 2 * 3
+    masks = np.zeros((3, 40, 40), np.uint8)
+    masks[:, 20:] = 1
+    masks[2] = 0
+    assert [frame for frame, *_ in some_pixels(masks, 1)] == [0, 1] and some_pixels(masks, 2) == []
+    pixels = np.zeros((3, 40, 40, 3), np.uint8)
+    pixels[masks == 1] = 255
+    frames = camvid.prepare(make(tmp_path / "f"), 16, own=True)
+    prepared = dataclasses.replace(frames, classes=["dark", "bright"], valid_images=pixels, valid_labels=masks)
+    near, far = Reader(1).eval(), Reader(9).eval()
+    sides, right, counts = doses(near, prepared, sides=(3, 9))
+    assert sides == [3, 9, 0] and counts == [3, 2] and right[1] == [1.0, 1.0, 1.0]
+    distances = [class_distances(model, prepared) for model in (near, far)]
+    assert distances[0][1] == pytest.approx((4 + 4 * 2**0.5) / 9, rel=1e-3) and distances[1][1] > 5
+    assert distances[0][1] == pytest.approx(distances[0][0], rel=1e-3)

@@ -58,10 +58,10 @@ _SHAPES = {
     "a group": (_ANY, ("config", "settings", "files")),
     "a group or null": (_optional(_ANY), ("trace",)),
     "a group of texts": (_optional(_group(_optional(_text))), ("versions",)),
-    "a group of lists of numbers": (_group(_list(_optional(_number))), ("erf_share", "initial")),
+    "a group of lists of numbers": (_group(_list(_optional(_number))), ("erf_share", "initial", "dose")),
     "a list of texts": (_list(_text), ("layers",)),
     "a list of whole numbers": (_list(_count), ("map", "shown")),
-    "a list of numbers": (_list(_optional(_number)), ("rf_side", "distance")),
+    "a list of numbers": (_list(_optional(_number)), ("rf_side", "distance", "class_distance")),
     "a list of shares": (_list(_optional(_share)), ("rf_share", "iou")),
     "a list of true and false": (_list(lambda value: isinstance(value, bool)), ("rf_exact",)),
 }

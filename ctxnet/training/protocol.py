@@ -56,6 +56,7 @@ class Protocol:
             or 14); 0: what the data set's own group says.
         task: "classification", or "segmentation": a class for every pixel of ``dataset`` "camvid", or of a folder or tar of
             images and masks, whose shorter side is ``image_size``.
+        pixel_context: also measure what a pixel of each class needs of its image (:mod:`ctxnet.training.seen`).
         judged: split of such a set that takes the place of the validation set: "val", or "test".
         mark: diameter of the probe set's marks in px, odd; 0: 7.
     """
@@ -103,6 +104,7 @@ class Protocol:
     mark: int = 0
     task: str = "classification"
     judged: str = "val"
+    pixel_context: bool = False
 
     def validates(self, epoch):
         """Whether the epoch (counted from 0) ends with a validation."""
@@ -281,8 +283,9 @@ def _protocol(name, params, path):
         _require_recordable(protocol, where)
     if protocol.task == "segmentation":
         _require_dense(protocol, where)
-    elif protocol.judged != "val":
-        raise ValueError(f"{where}.judged={protocol.judged!r}: only of task 'segmentation'; nearest valid value: 'val'")
+    elif protocol.judged != "val" or protocol.pixel_context:
+        name, near = ("judged", "val") if protocol.judged != "val" else ("pixel_context", False)
+        raise ValueError(f"{where}.{name}: only of task 'segmentation'; nearest valid value: {near!r}")
     return protocol
 
 

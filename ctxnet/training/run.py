@@ -285,6 +285,7 @@ def _finish(protocol, variant, seed, prepared, key, folder, state, root, results
         "config_hash": stable_hash(key["settings"]),
         "trace": key["trace"],
         **named,
+        **(task.seen(model, prepared) if protocol.pixel_context else {}),
     }
     if protocol.initial_profile:
         seeds, classes = parse_seeds(seed), len(prepared.classes)

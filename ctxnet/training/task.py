@@ -12,6 +12,7 @@ from ..data.camvid import VOID
 from ..models import create_model, create_segmenter, list_models, list_segmenters
 from ..models.segmentation import CROP, SEGMENTERS
 from ..records import encode_counts, encode_predictions, frame_counts, scores, write_frames, write_images
+from .seen import seen
 
 
 class Classification:
@@ -71,6 +72,10 @@ class Segmentation:
         counts = frame_counts(keeper.predicted.numpy(), keeper.labels.numpy(), len(prepared.classes))
         frames = write_frames(protocol.name, prepared.valid_ids, results)
         return {"counts.bin": encode_counts(counts)}, {"images": frames}
+
+    def seen(self, model, prepared):
+        """Further fields of a record, measured on the trained network."""
+        return seen(model, prepared)
 
     def scores(self, history, keeper, classes):
         return scores(frame_counts(keeper.predicted.numpy(), keeper.labels.numpy(), classes))
