@@ -164,10 +164,13 @@ def _measure(args):
 
 
 def _report(args):
-    from .paper import coherence
+    from .paper import coherence, dense
     from .paper.claims import write_claims
     from .paper.words import write_overview, write_tables
 
+    if args.protocol == dense.PROTOCOL:
+        print(dense.write_dense(args.root))
+        return
     print(write_tables(args.protocol, args.root))
     write_claims(args.protocol, args.root)
     if args.protocol == coherence.PROTOCOL:
