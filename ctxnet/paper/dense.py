@@ -284,6 +284,22 @@ def class_table(root="."):
     return words.Table(header, lines, numbers, "9.4", caption, rests_on=(PROTOCOL,), file=FILES["classes"])
 
 
+def distance_table(root="."):
+    """How far the score of a class looks from a pixel of that class, from :func:`dose`, as a table."""
+    frame = dose(root)
+    shown = frame[frame["class"] != "all"].drop_duplicates(["row", "class"])
+    lines = []
+    for _, mine in shown.groupby("row", sort=False):
+        found = mine.set_index("class")["distance"]
+        lines.append([mine["network"].iloc[0], *(words.or_dash(float(found[one]), ".1f") for one in CLASSES)])
+    caption = (
+        "Mean distance in px of the effective receptive field of a class' score at a pixel of the class, mean over the "
+        "seeds. Each class is measured at one position, that where it is found most often, and these differ between classes."
+    )
+    header, numbers = ["network", *CLASSES], range(1, 1 + len(CLASSES))
+    return words.Table(header, lines, numbers, "9.5", caption, rests_on=(PROTOCOL,), file=FILES["dose"])
+
+
 def write_dense(root=".", home=None):
     """Write what the tables show as CSV into ``tables`` in the folder ``home``, ``results/dense`` unless given.
 
