@@ -1,6 +1,7 @@
 """Training a network that gives every pixel a class: the same runs, records and keys as for classification."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,16 @@ def test_other_frames_are_another_run(project):
     assert list((project / "results" / "dense" / "superseded").iterdir())
 
 
-@pytest.mark.parametrize("row", ["fcn32_resnet50_perm1", "deeplabv3_resnet50", "unet_starved_perm1", "fpn_resnet50"])
+GOLDEN = json.loads(Path(__file__).with_name("golden_traces_dense.json").read_text())
+
+
+@pytest.mark.parametrize("row", GOLDEN)
+def test_golden_trace(row):
+    """One row of each head: a refactoring that keeps these losses keeps the records, whose key holds all of the trace."""
+    assert run_trace(load_protocol("dense", ROOT / "params.yaml"), row)["losses"] == pytest.approx(GOLDEN[row], rel=1e-5)
+
+
+@pytest.mark.parametrize("row", GOLDEN)
 def test_a_trace_knows_the_code(row):
     protocol = load_protocol("dense", ROOT / "params.yaml")
     found = run_trace(protocol, row)
