@@ -119,6 +119,8 @@ def test_the_protocol_of_the_repository():
     protocol, full = (load_protocol(name, ROOT / "params.yaml") for name in ("dense", "dense_full"))
     rows = rows_of(protocol, params)
     assert protocol.judged == "test" and protocol.seeds == [0, 1, 2] and full.device == "cuda" and len(rows) == 23
+    for each in (protocol, full):  # the test frames are looked at once, at the end
+        assert [epoch for epoch in range(each.epochs) if each.validates(epoch)] == [each.epochs - 1]
     for name in params["protocols"]:
         if name.startswith("dense_search"):
             other = load_protocol(name, ROOT / "params.yaml")

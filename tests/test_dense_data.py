@@ -68,6 +68,12 @@ def test_both_layouts_and_a_tar(source, tmp_path):
     with tarfile.open(tmp_path / "packed.tar", "w") as tar:
         tar.add(source, "frames")
     assert camvid.prepare(tmp_path / "packed.tar", 16, own=True, root=tmp_path).manifest_hash == expected
+    save(source, "train", "drive_train0", label=np.zeros((16, 24)))
+    with tarfile.open(tmp_path / "packed.tar", "w") as tar:  # another tar of that name is not taken for the first
+        tar.add(source, "frames")
+    changed = camvid.prepare(source, 16, own=True).manifest_hash
+    assert camvid.prepare(tmp_path / "packed.tar", 16, own=True, root=tmp_path).manifest_hash == changed != expected
+    make(source)
     other = tmp_path / "other"
     for split in ("train", "val", "test"):
         for new, old in (("images", split), ("masks", f"{split}annot")):
@@ -154,3 +160,11 @@ def test_fastai_reads_the_same_frames(source):
     prepared = camvid.prepare(source, 16, own=True)
     expected = np.where(prepared.valid_labels == camvid.VOID, len(CLASSES), prepared.valid_labels)
     assert x.shape == (4, 3, 16, 24) and (np.asarray(y) == expected).all()
+
+
+def test_a_hostile_tar_is_refused(source, tmp_path):
+    with tarfile.open(tmp_path / "hostile.tar", "w") as tar:
+        tar.add(source, "../frames")
+    with pytest.raises(ValueError, match="would leave the folder; nothing was unpacked"):
+        camvid.prepare(tmp_path / "hostile.tar", 16, own=True, root=tmp_path)
+    assert not list((tmp_path / "data").glob("*/*"))

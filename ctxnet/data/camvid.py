@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from ctxnet.data.archive import extract
 from ctxnet.data.preflight import decode
 from ctxnet.data.prepared import Prepared
-from ctxnet.files import stable_hash
+from ctxnet.files import sha256, stable_hash
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 COUNTS = {"train": 367, "val": 101, "test": 233}
@@ -56,7 +56,7 @@ def open_source(source, root="."):
     """
     source = Path(source)
     if source.is_file():
-        folder = Path(root) / "data" / f"{source.name.split('.')[0]}-unpacked"
+        folder = Path(root) / "data" / f"{source.name.split('.')[0]}-{sha256(source)[:12]}"  # another tar is another folder
         source = folder if folder.is_dir() else extract(source, folder, progress=False)
     inner = sorted(path for path in source.iterdir() if path.is_dir() and path.name[0] != ".")
     for folder in (source, *inner):
