@@ -205,7 +205,8 @@ def _costs(protocol, params, root):
         if anchors and row in elsewhere:
             return here[anchors[0]] * elsewhere[row] / elsewhere[anchors[0]], "scaled"
         if assumed is not None:
-            return 60 * assumed * elsewhere.get(row, 1) / elsewhere.get("resnet50", elsewhere.get(row, 1)), "assumed"
+            ratio = elsewhere[row] / elsewhere["resnet50"] if {row, "resnet50"} <= elsewhere.keys() else 1
+            return 60 * assumed * ratio, "assumed"
         return None, ""
 
     return cost
