@@ -10,7 +10,16 @@ import torch
 import yaml
 
 from ctxnet.data import camvid
-from ctxnet.records import class_iou, encode_counts, frame_counts, read_counts, read_history, read_record, scores
+from ctxnet.records import (
+    DamagedRecord,
+    class_iou,
+    encode_counts,
+    frame_counts,
+    read_counts,
+    read_history,
+    read_record,
+    scores,
+)
 from ctxnet.training import load_params, load_protocol, plan, rows_of, run
 from ctxnet.training.campaign import outcome
 from ctxnet.training.task import TASKS
@@ -76,6 +85,18 @@ def test_a_run_leaves_a_small_record(project):
     assert outcome(record).startswith(f"{ROW} seed 0: mean IoU ")
     assert run(protocol, ROW, root=project, progress=False).record == record  # made once
     assert plan(protocol, root=project)[0].minutes == 0
+
+
+@pytest.mark.parametrize("path", ["runs/{row}/seed0/counts.bin", "images/*.csv"])
+def test_damaged_counts_are_refused_by_name(project, path):
+    folder = run(toy(project), ROW, root=project, progress=False).folder
+    (file,) = (project / "results" / "dense").glob(path.format(row=ROW))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(DamagedRecord, match=file.name) as caught:
+        read_counts(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(project):

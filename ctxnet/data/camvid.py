@@ -118,8 +118,7 @@ def read_pair(image, mask, classes, size):
     except ValueError as error:
         raise ValueError(f"{image}: cannot be read as an image ({error})") from None
     try:
-        label = Image.open(mask)
-        label.load()
+        label = Image.open(mask, formats=("PNG",))
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
         raise ValueError(f"{mask}: cannot be read as a label ({' '.join(str(error).split())})") from None
     if label.mode not in ("L", "P"):
@@ -127,7 +126,10 @@ def read_pair(image, mask, classes, size):
     if label.size != picture.size:
         (a, b), (c, d) = label.size, picture.size
         raise ValueError(f"{mask}: {a}×{b} pixels, but its image has {c}×{d}")
-    numbers = np.asarray(label)
+    try:
+        numbers = np.asarray(label)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{mask}: cannot be read as a label ({' '.join(str(error).split())})") from None
     if numbers.max() > classes:
         raise ValueError(f"{mask}: label {numbers.max()} is outside 0…{classes} ({classes} is void)")
     factor, rest = divmod(min(picture.size), size)
