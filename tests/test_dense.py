@@ -18,7 +18,10 @@ from ctxnet.records import (
     read_counts,
     read_history,
     read_record,
+    run_folder,
     scores,
+    write_frames,
+    write_record,
 )
 from ctxnet.training import load_params, load_protocol, plan, rows_of, run
 from ctxnet.training.campaign import outcome
@@ -170,12 +173,14 @@ def test_a_wrong_row_is_told(project):
         run(toy(project), "fcn_resnet18", root=project)
 
 
-def test_counts_survive_writing():
-    import zlib
-
+def test_counts_survive_writing(tmp_path):
     counts = np.random.default_rng(0).integers(0, 2**31, (3, 5, 4))
-    data = zlib.decompress(encode_counts(counts))
-    assert np.array_equal(np.frombuffer(data[4:], "u1").reshape(4, -1).T.copy().view("<u4").reshape(3, 5, 4), counts)
+    names = [f"test/drive_{number}" for number in range(5)]
+    record = {"images": write_frames("dense", names, counts, tmp_path), "iou": [0.5] * 4}
+    folder = run_folder("dense", ROW, 0, tmp_path)
+    write_record(folder, record, {"counts.bin": encode_counts(counts)}, {})
+    found, again = read_counts(folder)
+    assert found == names and np.array_equal(again, counts)
 
 
 class Reader(torch.nn.Module):

@@ -31,11 +31,11 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("dense")
     for name in ("params.yaml", "hypotheses.yaml"):
         shutil.copy(ROOT / name, root / name)
-    digest = write_frames("dense", NAMES, root)
     rng = np.random.default_rng(0)
     for row, share in GAIN.items():
         for seed in range(1 if row == "fcn32_resnet50_identity" else 3):
             found = counts(share + 0.004 * rng.standard_normal(), rng)
+            digest = write_frames("dense", NAMES, found, root)
             sides = [15, 95, 0]
             dose = {"side": sides, "pixels": [8] * 11, **{name: [0.1, share, share] for name in CLASSES}}
             record = {"protocol": "dense", "variant": row, "seed": seed, "n": len(NAMES), "parameters": 1_000_000}

@@ -52,8 +52,9 @@ def scores(counts):
 
 
 def encode_counts(counts):
-    """Counts as the bytes of ``counts.bin``: number of frames, then 32-bit numbers, their bytes sorted by weight; zlib."""
-    numbers = np.ascontiguousarray(counts, dtype="<u4").reshape(-1, 1).view("u1")
+    """Counts as the bytes of ``counts.bin``: number of frames, then the first two parts as 32-bit numbers, their bytes
+    sorted by weight; zlib. The third part is the same for all runs (:func:`write_frames`)."""
+    numbers = np.ascontiguousarray(counts[:2], dtype="<u4").reshape(-1, 1).view("u1")
     return zlib.compress(np.array([counts.shape[1]], "<u4").tobytes() + numbers.T.tobytes(), 9)
 
 
@@ -67,22 +68,28 @@ def read_counts(folder):
     folder, record = Path(folder), read_record(folder)
     if record is None:
         raise FileNotFoundError(f"{folder.as_posix()}: no record here")
-    names, classes = _frames(folder, str(record.get("images"))), len(record["iou"])
+    names, are = _frames(folder, str(record.get("images")))
+    classes = are.shape[1]
     try:
-        data = zlib.decompressobj().decompress((folder / COUNTS).read_bytes(), 4 + 12 * len(names) * classes + 1)
+        data = zlib.decompressobj().decompress((folder / COUNTS).read_bytes(), 4 + 8 * len(names) * classes + 1)
         frames = int(np.frombuffer(data[:4], "<u4")[0])
         numbers = np.frombuffer(data[4:], "u1").reshape(4, -1).T.copy().view("<u4")
-        counts = numbers.reshape(len(PARTS), frames, classes).astype(np.int64)
+        counts = numbers.reshape(2, frames, classes).astype(np.int64)
     except (ValueError, IndexError, zlib.error) as error:
         raise DamagedRecord(folder / COUNTS, folder, " ".join(str(error).split())) from None
     if frames != len(names):
         raise DamagedRecord(folder / COUNTS, folder, f"{frames} frames for {len(names)} names")
-    return names, counts
+    return names, np.concatenate([counts, are[None]])
 
 
-def write_frames(protocol, ids, root="."):
-    """Keep the names of the judged frames once for all runs of a protocol; returns as ``write_images``."""
-    data = encode_csv(("image",), [[name] for name in ids])
+def write_frames(protocol, ids, counts, root="."):
+    """Keep names of the judged frames, and how many pixels of each class they have, once for all runs of a protocol.
+
+    Returns:
+        As ``write_images``.
+    """
+    header = ("image", *range(counts.shape[-1]))
+    data = encode_csv(header, [[name, *map(int, row)] for name, row in zip(ids, counts[2], strict=True)])
     digest = hashlib.sha256(data).hexdigest()
     path = protocol_folder(protocol, root) / "images" / f"{digest[:12]}.csv"
     if not path.exists() or path.read_bytes() != data:
@@ -96,5 +103,8 @@ def _frames(folder, digest):
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != digest:
         raise DamagedRecord(path, path)
-    _, *rows = csv.reader(io.StringIO(data.decode()))
-    return [row[0] for row in rows]
+    try:
+        _, *rows = csv.reader(io.StringIO(data.decode()))
+        return [row[0] for row in rows], np.array([[int(cell) for cell in row[1:]] for row in rows], dtype=np.int64)
+    except (ValueError, IndexError, OverflowError, csv.Error) as error:
+        raise DamagedRecord(path, folder, " ".join(str(error).split())) from None

@@ -70,7 +70,7 @@ class Segmentation:
 
     def kept(self, protocol, prepared, keeper, results):
         counts = frame_counts(keeper.predicted.numpy(), keeper.labels.numpy(), len(prepared.classes))
-        frames = write_frames(protocol.name, prepared.valid_ids, results)
+        frames = write_frames(protocol.name, prepared.valid_ids, counts, results)
         return {"counts.bin": encode_counts(counts)}, {"images": frames}
 
     def seen(self, model, prepared):
