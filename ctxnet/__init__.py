@@ -10,7 +10,7 @@ from .measure import (
     mean_distance,
     receptive_field,
 )
-from .models import count_parameters, create_model, list_models, register_timm
+from .models import count_parameters, create_model, create_segmenter, list_models, list_segmenters, register_timm
 
 __version__ = "0.1.0"
 
@@ -20,8 +20,10 @@ __all__ = [
     "context_profile",
     "count_parameters",
     "create_model",
+    "create_segmenter",
     "effective_receptive_field",
     "list_models",
+    "list_segmenters",
     "mean_distance",
     "receptive_field",
     "register_timm",

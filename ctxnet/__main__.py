@@ -73,6 +73,7 @@ def _list(args):
 
 def _train(args):
     from .training import load_protocol, run, run_on_devices
+    from .training.campaign import outcome
     from .training.group import launched
 
     protocol = load_protocol(args.protocol, args.params)
@@ -82,8 +83,7 @@ def _train(args):
     go = run if devices == 1 else partial(run_on_devices, devices)
     result = go(protocol, args.variant, args.seed, root=args.root, max_minutes=args.max_minutes, progress=not args.quiet)
     if result.record:
-        record = result.record
-        print(f"{record['variant']} seed {record['seed']}: top-1 {record['top1']:.2%} of {record['n']}; {result.folder}")
+        print(f"{outcome(result.record)} of {result.record['n']}; {result.folder}")
 
 
 def _campaign(args):
@@ -164,10 +164,13 @@ def _measure(args):
 
 
 def _report(args):
-    from .paper import coherence
+    from .paper import coherence, dense
     from .paper.claims import write_claims
     from .paper.words import write_overview, write_tables
 
+    if args.protocol == dense.PROTOCOL:
+        print(dense.write_dense(args.root))
+        return
     print(write_tables(args.protocol, args.root))
     write_claims(args.protocol, args.root)
     if args.protocol == coherence.PROTOCOL:

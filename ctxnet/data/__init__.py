@@ -7,7 +7,7 @@ from ctxnet.extras import require
 
 require("train", user=__name__)
 
-from ctxnet.data import imagenette, pathfinder, probe
+from ctxnet.data import camvid, imagenette, pathfinder, probe
 from ctxnet.data.loaders import IMAGENET_MEAN, IMAGENET_STD, loaders, normalise
 from ctxnet.data.prepared import Prepared, load_prepared, one_preparer, reuse, save_prepared
 from ctxnet.files import stable_hash
@@ -37,7 +37,8 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
     Args:
         protocol: anything with ``dataset`` ("probe", "pathfinder", "imagenette" or the path of a folder or tar in
             train/val layout, relative to ``root``) and ``image_size`` (px), and for the first two, if it likes, ``dose``
-            and ``mark`` (see :class:`ctxnet.training.Protocol`).
+            and ``mark`` (see :class:`ctxnet.training.Protocol`). With ``task`` "segmentation": "camvid" or a folder
+            or tar of images and masks, of which ``judged`` names the split in place of the validation set.
         params: the contents of params.yaml; the group with the data set's name is read.
         root: the project's folder; prepared sets lie in ``data/<dataset>-<image_size>`` under it, those of a dose in
             ``data/probe-64-dose12``.
@@ -50,6 +51,8 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
         OSError: nothing can be read, written or fetched there; with the path.
     """
     root, name, size = Path(root), protocol.dataset, protocol.image_size
+    if getattr(protocol, "task", "") == "segmentation":
+        return _prepare_frames(protocol, params, root)
     if name in ("probe", "pathfinder"):
         return _prepare_drawn(name, params[name], protocol, root)
     if name == "imagenette":
@@ -63,6 +66,17 @@ def prepare_dataset(protocol, params, root=".", *, progress=True):
     return imagenette.prepare(
         source, root / "data" / f"{called}-{size}", size, dataset=name, origin=_place(source), progress=progress
     )
+
+
+def _prepare_frames(protocol, params, root):
+    """Frames and masks, read into memory."""
+    if protocol.dataset == "camvid":
+        source = camvid.find_source((params.get("camvid") or {}).get("source") or "", root)
+        return camvid.prepare(source, protocol.image_size, judged=protocol.judged, root=root)
+    source = root / Path(protocol.dataset).expanduser()
+    if not source.exists():
+        raise unknown_name("dataset (and no such folder or tar)", protocol.dataset, {"camvid": ()})
+    return camvid.prepare(source, protocol.image_size, judged=protocol.judged, own=True, root=root)
 
 
 def _place(source):

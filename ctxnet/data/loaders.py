@@ -27,7 +27,7 @@ def _mean_std(device):
 
 
 def _planes(images):
-    """uint8 (n, S, S, 3) array or tensor to float32 (n, 3, S, S) tensor, 0…255."""
+    """uint8 (n, H, W, 3) array or tensor to float32 (n, 3, H, W) tensor, 0…255."""
     images = images if torch.is_tensor(images) else torch.from_numpy(np.array(images))
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must be uint8 (n, S, S, 3), not {images.dtype} {tuple(images.shape)}")
@@ -93,6 +93,7 @@ class Finish:
     def __call__(self, batch):
         images, labels = batch
         affines = self._draw(images.device) if self.sizes else None
+        labels = labels if labels.ndim == 1 else _moved(labels, affines)
         size = max(1, PIECE // (12 * images.shape[1] * images.shape[2])) if images.device.type == "cpu" else len(images)
         if size >= len(images):
             return _finished(images, affines), labels
@@ -117,6 +118,15 @@ def _finished(images, affines):
         grid = F.affine_grid(affines, x.shape, align_corners=False)
         x = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return _standardise(x)
+
+
+def _moved(masks, affines):
+    """uint8 masks (n, H, W) to int64, by the ``affines`` of their images; the nearest pixel, since classes have no mean."""
+    if affines is None:
+        return masks.long()
+    x = masks[:, None].float()
+    grid = F.affine_grid(affines, x.shape, align_corners=False)
+    return F.grid_sample(x, grid, mode="nearest", padding_mode="reflection", align_corners=False)[:, 0].long()
 
 
 class Split:
@@ -163,6 +173,8 @@ def _check(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, work
         raise ValueError(f"min_crop={min_crop}: the smallest part of the area to crop must be above 0 and at most 1")
     if not 0 <= max_rotate <= 180:
         raise ValueError(f"max_rotate={max_rotate}: must be 0…180 degrees")
+    if max_rotate and prepared.train_images.shape[1] != prepared.train_images.shape[2]:
+        raise ValueError(f"max_rotate={max_rotate}: a crop that is not square would be sheared; nearest valid value: 0")
     if workers < 0:
         raise ValueError(f"workers={workers}: must be 0 or more")
     if prepared.dataset == "probe" and (min_crop < 1 or max_rotate > 0 or flip):
@@ -174,7 +186,8 @@ def _check(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, work
 def loaders(prepared, *, image_size, batch_size, min_crop, max_rotate, flip, workers, seed, resident=None, part=(0, 1)):
     """fastai ``DataLoaders`` over a :class:`~ctxnet.data.Prepared`.
 
-    A batch is x float32 (B, 3, S, S), ImageNet-normalised, and y int64 (B,). Training is shuffled,
+    A batch is x float32 (B, 3, H, W), ImageNet-normalised, and y int64 (B,), or (B, H, W) where labels are masks, which are
+    cropped and mirrored as their images. Training is shuffled,
     augmented and drops the last incomplete batch; validation is complete, in the order of
     ``prepared.valid_ids``, and never augmented. ``dls.vocab`` holds the class names, ``dls.c`` their
     number, ``dls.valid.dataset.ids`` the image names.

@@ -2,5 +2,8 @@
 
 from .registry import count_parameters, create_model, list_models, register_timm
 from .resnet import ResNet
+from .segmentation import create_segmenter, list_segmenters
 
-__all__ = ["ResNet", "count_parameters", "create_model", "list_models", "register_timm"]
+__all__ = [
+    "ResNet", "count_parameters", "create_model", "create_segmenter", "list_models", "list_segmenters", "register_timm",
+]  # fmt: skip

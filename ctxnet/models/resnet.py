@@ -203,24 +203,29 @@ class ResNet(Classifier):
                 if isinstance(module, kind):
                     nn.init.zeros_((module.bn2 if kind is BasicBlock else module.bn3).weight)
 
-    @torch.no_grad()
     def draw_by_layer(self, seed):
-        """Draw all weights anew, those of each layer from (``seed``, its name), as they were drawn when it was made.
-
-        Networks that differ in some layers then start with the same weights in all others.
-        """
-        with torch.random.fork_rng(devices=[]):
-            for name, module in self.named_modules():
-                if isinstance(module, (nn.Conv2d, nn.Linear)):
-                    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little"))
-                    module.reset_parameters()
-                    if isinstance(module, nn.Conv2d):
-                        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        """:func:`draw_by_layer` of this network."""
+        draw_by_layer(self, seed)
 
     def forward_features(self, x):
         """(N, 3, H, W) → (N, num_features, H/32, W/32), rounded up."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+@torch.no_grad()
+def draw_by_layer(model, seed):
+    """Draw all weights anew, those of each layer from (``seed``, its name), as they were drawn when it was made.
+
+    Networks that differ in some layers then start with the same weights in all others.
+    """
+    with torch.random.fork_rng(devices=[]):
+        for name, module in model.named_modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little"))
+                module.reset_parameters()
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _chosen_blocks(names, stages, blocks):

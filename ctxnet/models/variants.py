@@ -134,6 +134,9 @@ VARIANTS = {
     "resnet50_gated_perm": _cheap("gated permutation", "gated_permutation"),
     "resnet50_partial_perm": _cheap("a quarter permuted", "partial_permutation"),
     "resnet50_dw_random": _cheap("8 depthwise random offsets, d = 4", "depthwise_random", k=8, d=4),
+    # not in the thesis: controls of chapter 9, beside one concatenated permutation
+    "resnet50_identity": Variant("identity copy", 50, args={"context": "identity_copy"}),
+    "resnet50_mean": Variant("mean of the map", 50, args=MEAN),
     # not in the thesis: other depths, to be given a context by argument
     "resnet18": Variant("ResNet-18", 18),
     "resnet34": Variant("ResNet-34", 34),

@@ -111,12 +111,14 @@ def _hypothesis(where, name, entry):
     return made
 
 
-def contrast(hypothesis, values):
+def contrast(hypothesis, values, shared=(0.0, 2)):
     """Test one hypothesis.
 
     Args:
         values: {row: sequence of numbers}, one per replicate in the order of their seeds; those beyond the planned
             number are left out. A row may be missing.
+        shared: (variance, count): what the choice of test images, the same for all rows, adds to the variance of the
+            contrast, and of how many independent parts of them that was estimated.
 
     Returns:
         :class:`Contrast`; its numbers are NaN unless every cell is complete.
@@ -129,7 +131,7 @@ def contrast(hypothesis, values):
     weights = hypothesis.cells
     estimate = float(sum(weights[row] * cell.mean() for row, cell in cells.items()))
     parts = [weights[row] ** 2 * cell.var(ddof=1) / planned for row, cell in cells.items()]
-    error, degrees = map(float, standard_error(parts, [planned] * len(parts)))
+    error, degrees = map(float, standard_error([*parts, shared[0]], [*[planned] * len(parts), shared[1]]))
     half = stats.t.ppf(1 - LEVEL / 2, degrees) * error
     p = p_above(estimate, error, degrees)
     if hypothesis.kind == "equivalent":
@@ -137,14 +139,17 @@ def contrast(hypothesis, values):
     return Contrast(hypothesis, estimate, float(estimate - half), float(estimate + half), error, degrees, float(p), counts)
 
 
-def family(hypotheses, values):
+def family(hypotheses, values, shared=lambda hypothesis: (0.0, 2)):
     """Every hypothesis of a protocol tested together.
+
+    Args:
+        values, shared: as for :func:`contrast`; the latter as a function of the hypothesis.
 
     Returns:
         list of (:class:`Contrast`, p after Holm's correction). It corrects for all hypotheses written down, also for those
         that cannot be tested yet, whose p is NaN.
     """
-    found = [contrast(hypothesis, values) for hypothesis in hypotheses]
+    found = [contrast(hypothesis, values, shared(hypothesis)) for hypothesis in hypotheses]
     corrected = holm([1.0 if math.isnan(one.p) else one.p for one in found])
     return [(one, math.nan if math.isnan(one.p) else float(p)) for one, p in zip(found, corrected, strict=True)]
 

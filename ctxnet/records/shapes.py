@@ -47,7 +47,7 @@ _SHAPES = {
     "a text or null": (_optional(_text), ("commit", "device", "data_manifest", "command", "record")),
     "true, false or null": (lambda value: value in (None, True, False) and not _number(value), ("dirty",)),
     "a seed": (lambda value: _count(value) or _text(value), ("seed",)),
-    "a share in 0…1": (_share, ("top1", "top1_best")),
+    "a share in 0…1": (_share, ("top1", "top1_best", "mean_iou", "pixel_accuracy")),
     "a whole number": (_count, ("n", "epochs", "parameters", "multiply_adds", "size")),
     "a whole number or null": (_optional(_count), ("cores", "threads")),
     "a number from 0": (
@@ -58,11 +58,11 @@ _SHAPES = {
     "a group": (_ANY, ("config", "settings", "files")),
     "a group or null": (_optional(_ANY), ("trace",)),
     "a group of texts": (_optional(_group(_optional(_text))), ("versions",)),
-    "a group of lists of numbers": (_group(_list(_optional(_number))), ("erf_share", "initial")),
+    "a group of lists of numbers": (_group(_list(_optional(_number))), ("erf_share", "initial", "dose")),
     "a list of texts": (_list(_text), ("layers",)),
     "a list of whole numbers": (_list(_count), ("map", "shown")),
-    "a list of numbers": (_list(_optional(_number)), ("rf_side", "distance")),
-    "a list of shares": (_list(_optional(_share)), ("rf_share",)),
+    "a list of numbers": (_list(_optional(_number)), ("rf_side", "distance", "class_distance")),
+    "a list of shares": (_list(_optional(_share)), ("rf_share", "iou")),
     "a list of true and false": (_list(lambda value: isinstance(value, bool)), ("rf_exact",)),
 }
 _BY_KEY = {key: (what, test) for what, (test, keys) in _SHAPES.items() for key in keys}

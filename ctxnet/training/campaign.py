@@ -18,6 +18,7 @@ from .progress import Progress
 from .protocol import identity, load_params, rows_of, seeds_of
 from .run import require_device, run
 from .seeds import parse_seeds
+from .task import TASKS
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def minutes_left(until):
 
 def outcome(record):
     """A finished run in one line."""
-    return f"{record['variant']} seed {record['seed']}: top-1 {record['top1']:.2%}"
+    task = TASKS[record["config"].get("task", "classification")]
+    return f"{record['variant']} seed {record['seed']}: {task.title} {record[task.score]:.2%}"
 
 
 def _first_seed_first(seed):
@@ -203,7 +205,8 @@ def _costs(protocol, params, root):
         if anchors and row in elsewhere:
             return here[anchors[0]] * elsewhere[row] / elsewhere[anchors[0]], "scaled"
         if assumed is not None:
-            return 60 * assumed * elsewhere.get(row, 1) / elsewhere.get("resnet50", elsewhere.get(row, 1)), "assumed"
+            ratio = elsewhere[row] / elsewhere["resnet50"] if {row, "resnet50"} <= elsewhere.keys() else 1
+            return 60 * assumed * ratio, "assumed"
         return None, ""
 
     return cost

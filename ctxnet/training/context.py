@@ -25,8 +25,13 @@ SHARES = (0.5, 0.9, 0.99)  # parts of an effective receptive field whose pixels 
 
 
 def profile_images(prepared, count):
-    """The first images of every class of the validation set in turn, ``count`` of them: float32 (count, 3, S, S)."""
+    """The first images of every class of the validation set in turn, ``count`` of them: float32 (count, 3, H, W).
+
+    Of frames with masks: ``count`` of them at equal distances.
+    """
     labels = np.asarray(prepared.valid_labels)
+    if labels.ndim > 1:
+        return normalise(prepared.valid_images[np.linspace(0, len(labels) - 1, min(count, len(labels))).astype(int)])
     rank = np.zeros(len(labels), dtype=int)
     for label in np.unique(labels):
         rank[labels == label] = np.arange((labels == label).sum())

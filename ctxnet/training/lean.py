@@ -23,8 +23,10 @@ class EpochSums:
         self.loss = self.loss + loss.detach() * size
         self.count += size
         if keep:
-            self.outputs.append(prediction.argmax(1))
-            self.targets.append(target)
+            answer = prediction.argmax(1)
+            maps = answer.ndim > 1  # of classes: a byte each is enough
+            self.outputs.append(answer.byte() if maps else answer)
+            self.targets.append(target.byte() if maps else target)
 
     def mean_loss(self):
         return float(self.loss) / max(self.count, 1)
@@ -51,12 +53,15 @@ class LeanLearner(Learner):
     ``keep_answers`` the sums hold labels and predictions of training too. With ``validating`` off an epoch ends with its
     training.
 
+    ``judge`` is the loss in validation.
+
     ``parallel`` takes the network's place in training where several processes train it, and ``new_sums`` makes their sums.
 
     Callbacks are asked for their methods when they are added; a method given to one later is not called.
     """
 
     bf16 = keep_answers = False
+    judge = staticmethod(F.cross_entropy)
     validating = True
     parallel, new_sums = None, EpochSums
 
@@ -118,7 +123,7 @@ class LeanLearner(Learner):
         self.pred = self.pred.float()
         self._call_one("after_pred")
         # a smoothed target is for learning; what is validated is judged by the true one
-        self.loss_grad = self.loss_func(self.pred, *self.yb) if self.training else F.cross_entropy(self.pred, *self.yb)
+        self.loss_grad = (self.loss_func if self.training else self.judge)(self.pred, *self.yb)
         self.loss = self.loss_grad.detach()
         self._call_one("after_loss")
         self.sums.add(self.loss_grad, self.pred, self.yb[0], keep=self.keep_answers or not self.training)

@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 from .graphs import record_graphs
 from .lean import LeanLearner
 from .schedule import learning_rate
+from .task import TASKS
 
 
 class Bookkeeper(Callback):
-    """Mean losses, top-1, labels and predictions of the last epoch, read from the device once per split.
+    """Mean losses, score, labels and predictions of the last epoch, read from the device once per split.
 
-    ``valid_loss`` and ``top1`` are None after an epoch without validation.
+    ``valid_loss`` and ``score`` are None after an epoch without validation.
 
     A loss that is not finite ends the epoch there and is left in ``failure``.
     """
@@ -27,21 +28,24 @@ class Bookkeeper(Callback):
     order = 60
     failure = None
 
+    def __init__(self, task):
+        self.task = task
+
     def before_train(self):
-        self.valid_loss = self.top1 = None
+        self.valid_loss = self.score = None
 
     def after_train(self):
         self.train_loss = self._mean_loss("training")
         if self.learn.keep_answers:
-            self.train_top1 = self._top1()
+            self.train_score = self._score()
 
     def after_validate(self):
         self.valid_loss = self._mean_loss("validation")
         self.labels, self.predicted = self.learn.sums.labels(), self.learn.sums.predicted()
-        self.top1 = self._top1()
+        self.score = self._score()
 
-    def _top1(self):
-        return float((self.learn.sums.predicted() == self.learn.sums.labels()).double().mean())
+    def _score(self):
+        return self.task.mean(self.learn.sums.predicted(), self.learn.sums.labels(), self.learn.dls.c)
 
     def _mean_loss(self, what):
         loss = self.learn.sums.mean_loss()
@@ -76,8 +80,9 @@ class RunProgress(Callback):
 
     def after_epoch(self):
         keeper = self.learn.bookkeeper
-        if keeper.top1 is not None:
-            self.bar.set_postfix(train_loss=f"{keeper.train_loss:.3f}", top1=f"{keeper.top1:.3f}")
+        if keeper.score is not None:
+            shown = {keeper.task.score: f"{keeper.score:.3f}"}
+            self.bar.set_postfix(train_loss=f"{keeper.train_loss:.3f}", **shown)
 
     def close(self):
         self.bar.close()
@@ -85,14 +90,16 @@ class RunProgress(Callback):
 
 def build_learner(model, dls, protocol, *, cbs=()):
     """A Learner on ``protocol.device`` with the protocol's optimiser, channels-last weights, and a ``Bookkeeper``."""
+    task = TASKS[protocol.task]
     learner = LeanLearner(
         dls, model.to(protocol.device, memory_format=torch.channels_last),
-        loss_func=torch.nn.CrossEntropyLoss(label_smoothing=protocol.label_smoothing),
+        loss_func=task.loss(protocol.label_smoothing),
         opt_func=_optimizer(protocol),
         splitter=weights_and_others if protocol.decay_weights_only else trainable_params,
-        cbs=[Bookkeeper(), *([StepRate(protocol)] if protocol.schedule == "linear" else []), *cbs],
+        cbs=[Bookkeeper(task), *([StepRate(protocol)] if protocol.schedule == "linear" else []), *cbs],
     )
     learner.remove_cbs([Recorder, ProgressCallback])
+    learner.judge = task.judge
     learner.bf16, learner.keep_answers = protocol.precision == "bf16", protocol.train_top1
     if protocol.compile:
         learner.model.compile(backend=protocol.compile)

@@ -54,6 +54,10 @@ class Protocol:
         memory_gb: that such a run is given room for; 0: not considered. None of these three is part of a run's identity.
         dose: how much context the class takes: px between the marks of the probe set, dashes of Pathfinder's paths (6, 9
             or 14); 0: what the data set's own group says.
+        task: "classification", or "segmentation": a class for every pixel of ``dataset`` "camvid", or of a folder or tar of
+            images and masks, whose shorter side is ``image_size``.
+        pixel_context: also measure what a pixel of each class needs of its image (:mod:`ctxnet.training.seen`).
+        judged: split of such a set that takes the place of the validation set: "val", or "test".
         mark: diameter of the probe set's marks in px, odd; 0: 7.
     """
 
@@ -98,6 +102,9 @@ class Protocol:
     memory_gb: float = 0.0
     dose: int = 0
     mark: int = 0
+    task: str = "classification"
+    judged: str = "val"
+    pixel_context: bool = False
 
     def validates(self, epoch):
         """Whether the epoch (counted from 0) ends with a validation."""
@@ -133,6 +140,8 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw", "ranger"),
     "schedule": ("step", "cosine", "linear"),
     "precision": ("float32", "bf16"),
+    "task": ("classification", "segmentation"),
+    "judged": ("val", "test"),
     "compile": ("", "inductor", "aot_eager", "eager"),
 }
 _RANGES = {
@@ -149,7 +158,7 @@ _RANGES = {
 }  # fmt: skip
 _REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "measure", "lattice")
 _TAKEN = ("atlas", "measure", "lattice")  # folders of results that no protocol made
-_GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign", "pathfinder")
+_GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign", "pathfinder", "camvid")
 # What chooses where, how fast and which runs are made, and is no part of what a run is.
 NO_IDENTITY = ("name", "seeds", "device", "cuda_graph", "note", "threads", "gpu_share", "memory_gb")
 
@@ -173,7 +182,7 @@ class _Pathfinder:
 
 
 @dataclass(frozen=True)
-class _Imagenette:
+class _Source:
     source: str = ""
 
 
@@ -203,28 +212,34 @@ def load_params(path="params.yaml"):
             settings.with_where(path, require_known, "group", name, _GROUPS)
     _check_rows(params, groups, path)
     _typed(_Probe, params["probe"], where=f"{path}: probe")
+    if "camvid" in params:
+        _typed(_Source, params["camvid"], where=f"{path}: camvid")
     if "pathfinder" in params:
         _typed(_Pathfinder, params["pathfinder"], where=f"{path}: pathfinder")
-    _typed(_Imagenette, params["imagenette"], where=f"{path}: imagenette")
+    _typed(_Source, params["imagenette"], where=f"{path}: imagenette")
     _typed(Measure, params["measure"], where=f"{path}: measure")
     _typed(Lattice, params["lattice"], where=f"{path}: lattice")
     return params
 
 
 def _check_rows(params, groups, path):
-    from ..models import list_models
+    from ..models import list_models, list_segmenters
 
-    known = list_models()
+    known, dense = list_models(), list_segmenters()
+
+    def known_to(name):
+        return dense if groups[name].get("task") == "segmentation" else known
+
     settings.names(params["rows"], f"{path}: rows", known, "variant")
     settings.names(params["protocol_names"], f"{path}: protocol_names", groups, "protocol")
     for name, rows in _optional(params, "own_rows", path).items():
         settings.with_where(f"{path}: own_rows", require_known, "protocol", name, groups)
-        settings.names(rows, f"{path}: own_rows.{name}", known, "variant")
+        settings.names(rows, f"{path}: own_rows.{name}", known_to(name), "variant")
     for name, rows in _optional(params, "more_seeds", path).items():
         settings.with_where(f"{path}: more_seeds", require_known, "protocol", name, groups)
         for row, seeds in settings.group(rows, f"{path}: more_seeds.{name}").items():
             where = f"{path}: more_seeds.{name}.{row}"
-            settings.with_where(f"{path}: more_seeds.{name}", require_known, "variant", row, known)
+            settings.with_where(f"{path}: more_seeds.{name}", require_known, "variant", row, known_to(name))
             if not isinstance(seeds, list):
                 raise ValueError(f"{where}={seeds!r} must be a list of seeds")
             settings.with_where(where, distinct, seeds, "seeds")
@@ -266,6 +281,11 @@ def _protocol(name, params, path):
         _require_dose(protocol, params, where)
     if protocol.cuda_graph:
         _require_recordable(protocol, where)
+    if protocol.task == "segmentation":
+        _require_dense(protocol, where)
+    elif protocol.judged != "val" or protocol.pixel_context:
+        name, near = ("judged", "val") if protocol.judged != "val" else ("pixel_context", False)
+        raise ValueError(f"{where}.{name}: only of task 'segmentation'; nearest valid value: {near!r}")
     return protocol
 
 
@@ -303,6 +323,14 @@ def _require_dose(protocol, params, where):
         settings.with_where(where, pathfinder.require_dashes, protocol.dose, protocol.image_size, "dose")
     else:
         raise ValueError(f"{where}.dose={protocol.dose}: only of the probe set and of pathfinder; nearest valid value: 0")
+
+
+def _require_dense(protocol, where):
+    """What no mask can be asked, or no head can hold, is refused before anything is read."""
+    for name, near in (("held_out", 0), ("drop_rate", 0), ("max_rotate", 0), ("train_top1", False), ("cuda_graph", False)):
+        value = getattr(protocol, name)
+        if value:
+            raise ValueError(f"{where}.{name}={value!r}: not of task 'segmentation'; nearest valid value: {near!r}")
 
 
 def _require_recordable(protocol, where):

@@ -15,18 +15,16 @@ from ..data.held_out import hold_out
 from ..files import remove_partials, renew, stable_hash
 from ..locking import one_writer
 from ..measure import calibrate, context_profile
-from ..models import count_parameters, create_model, list_models
+from ..models import count_parameters
 from ..models.variants import VARIANTS
 from ..naming import require_known
 from ..records import (
     changes,
     encode_csv,
-    encode_predictions,
     encode_profile,
     read_record,
     run_folder,
     set_aside,
-    write_images,
     write_record,
 )
 from ..tensors import load_tensors, save_tensors
@@ -37,8 +35,9 @@ from .group import ALONE
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
 from .seeds import parse_seeds
+from .task import TASKS
 
-HISTORY = ("epoch", "learning_rate", "train_loss", "valid_loss", "top1")
+HISTORY = ("epoch", "learning_rate", "train_loss", "valid_loss")  # and the score of the task
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def run(
 
     Args:
         protocol: from ``load_protocol``.
-        variant: one of ``ctxnet.list_models()``.
+        variant: one of ``ctxnet.list_models()``, or of ``ctxnet.list_segmenters()`` where that is the protocol's task.
         seed: of initial weights, random positions, order and augmentation; a number, or a label that crosses them
             (:func:`ctxnet.training.seeds.parse_seeds`).
         root: folder that holds params.yaml, data and results.
@@ -99,7 +98,7 @@ def run(
     """
     from .trace import run_trace
 
-    require_known("variant", variant, list_models())
+    require_known("variant", variant, TASKS[protocol.task].rows())
     deadline(max_minutes)  # refuses what is none
     root = Path(root)
     require_device(protocol)
@@ -163,14 +162,15 @@ def network(protocol, variant, seeds, *, num_classes):
     """
     sizes = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
     chosen = {"drop_rate": protocol.drop_rate, "scale_head": protocol.scale_offsets}
-    if isinstance(VARIANTS[variant].arch, int):
+    task = TASKS[protocol.task]
+    if isinstance(VARIANTS[task.backbone(variant)].arch, int):
         if protocol.zero_init:
             chosen["zero_init"] = True
         if protocol.scale_offsets:
             chosen["offset_scale"] = protocol.image_size / 224
     if protocol.by_layer or seeds.init != seeds.seed or seeds.draw != seeds.seed:
         chosen |= {"init_seed": seeds.init, "draw_seed": seeds.draw}
-    return create_model(variant, seed=seeds.seed, **sizes, **chosen)
+    return task.create(variant, protocol, seed=seeds.seed, **sizes, **chosen)
 
 
 def initial_context(protocol, variant, seeds, images, *, num_classes):
@@ -235,8 +235,8 @@ def _train(protocol, variant, seed, prepared, key, folder, max_minutes, progress
         reseed(seeds.data, epoch, (dls.train, dls.valid))
         rate = learning_rate(protocol, epoch)
         keeper = fit_epoch(learner, epoch, rate, validate=protocol.validates(epoch))
-        answers = [keeper.train_top1] if protocol.train_top1 else []
-        history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.top1, *answers])
+        answers = [keeper.train_score] if protocol.train_top1 else []
+        history.append([epoch, rate, keeper.train_loss, keeper.valid_loss, keeper.score, *answers])
         longest = max(longest, time.perf_counter() - started)
         spent += time.perf_counter() - started
         if epoch + 1 < protocol.epochs and group.rank == 0:
@@ -264,27 +264,28 @@ def _state(key, history, spent, clock):
 def _finish(protocol, variant, seed, prepared, key, folder, state, root, results, clock, devices):
     """Measure the trained network and write the record."""
     learner, history, spent = state
-    keeper, model = learner.bookkeeper, learner.model.eval()
+    keeper, model, task = learner.bookkeeper, learner.model.eval(), TASKS[protocol.task]
+    kept, named = task.kept(protocol, prepared, keeper, results)
     images = profile_images(prepared, protocol.profile_images).to(protocol.device)
     profile = trained_profile(model, variant, images)
     files = {
         "context.npz": encode_profile(profile, numbers=shares(profile)),
-        "history.csv": encode_csv([*HISTORY, "train_top1"] if protocol.train_top1 else HISTORY, history),
-        "predictions.bin": encode_predictions(keeper.predicted),
+        "history.csv": encode_csv([*HISTORY, task.score, *["train_top1"] * protocol.train_top1], history),
+        **kept,
     }
     record = {
         "protocol": protocol.name,
         "variant": variant,
         "seed": seed,
-        "top1": history[-1][4],
-        "top1_best": max(row[4] for row in history if row[4] is not None),
+        **task.scores(history, keeper, len(prepared.classes)),
         "n": len(prepared.valid_ids),
         "epochs": len(history),
         "parameters": count_parameters(model),
         "config": key["settings"],
         "config_hash": stable_hash(key["settings"]),
         "trace": key["trace"],
-        "images": write_images(protocol.name, prepared.valid_ids, keeper.labels.tolist(), results),
+        **named,
+        **(task.seen(model, prepared) if protocol.pixel_context else {}),
     }
     if protocol.initial_profile:
         seeds, classes = parse_seeds(seed), len(prepared.classes)

@@ -18,6 +18,7 @@ RECORDS = {
     "lattice": ("lattice", "networks measured from everywhere", "results/lattice/*/provenance.json", "photograph"),
     "atlas": ("atlas", "networks of the atlas", "results/atlas/*/provenance.json", "probe-images"),
     "context": ("", "", "results/context/runs/*/seed*/provenance.json", ""),
+    "dense": ("", "", "results/dense/runs/*/seed*/provenance.json", ""),
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 

@@ -1,0 +1,319 @@
+"""Chapter 9: what context is worth to a network that answers for every pixel. From the records of protocol ``dense``.
+
+Neighbouring frames of a drive show nearly the same, so that 233 frames are far fewer independent ones. Wherever the choice
+of frames counts, *blocks* are drawn: stretches of :data:`BLOCK` frames, a second apart, within each drive for itself.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ctxnet.data.camvid import CLASSES
+from ctxnet.files import write_csv
+from ctxnet.models.segmentation import SEGMENTERS
+from ctxnet.models.variants import VARIANTS
+from ctxnet.paper import results, statistics, words
+from ctxnet.paper.contrasts import family, load_hypotheses
+from ctxnet.records import DamagedRecord, class_iou, read_counts, read_provenance, records_of
+from ctxnet.training import load_params, load_protocol, rows_of
+
+PROTOCOL = "dense"
+SEARCHES = ("dense_search_005", "dense_search_010", "dense_search_020")
+COMMAND = f"python -m ctxnet campaign --protocol {PROTOCOL}"
+BLOCK = 15  # frames of a drive drawn together; of the test frames one a second is labelled
+DRAWS, SEED = 2000, 0
+HEADS = {"fcn32": "FCN-32s", "fpn": "sum of stages", "deeplabv3": "DeepLabv3", "unet": "U-Net", "hrnetv2": "HRNetV2"}
+FILES = {name: f"tables/{name}.csv" for name in ("contrasts", "rows", "classes", "dose")}
+
+
+def label(row):
+    """A row in words: head, and what its backbone is."""
+    head, backbone = SEGMENTERS[row]
+    name = VARIANTS[backbone].label
+    return HEADS[head] if backbone in ("resnet50", "hrnet_w18") else f"{HEADS[head]}, {name}"
+
+
+def planned(root="."):
+    """(rows, seeds) that the protocol is to train."""
+    path = Path(root) / "params.yaml"
+    protocol = load_protocol(PROTOCOL, path)
+    return rows_of(protocol, load_params(path)), protocol.seeds
+
+
+def runs(root="."):
+    """The planned runs that are there, as a DataFrame: ``row``, ``seed``, ``mean_iou``, ``pixel_accuracy`` (percent),
+    ``parameters``, ``minutes`` of training, ``record`` and ``counts`` (3, frames, classes), ``frames`` (names)."""
+    rows, seeds = planned(root)
+    found = []
+    try:
+        for folder, record in records_of(PROTOCOL, root):
+            if record["variant"] not in rows or record["seed"] not in seeds:
+                continue
+            frames, counts = read_counts(folder)
+            line = {"row": record["variant"], "seed": record["seed"], "parameters": record["parameters"]}
+            line |= {key: 100 * record[key] for key in ("mean_iou", "pixel_accuracy")}
+            spent = read_provenance(folder).get("training_seconds")
+            line |= {"minutes": math.nan if spent is None else spent / 60}
+            found.append(line | {"record": record, "counts": counts, "frames": tuple(frames)})
+    except DamagedRecord as error:
+        raise results.BadRecord(str(error)) from None
+    columns = ["row", "seed", "parameters", "mean_iou", "pixel_accuracy", "minutes", "record", "counts", "frames"]
+    frame = pd.DataFrame(found, columns=columns)
+    if frame["frames"].nunique() > 1:
+        raise results.BadRecord(f"results/{PROTOCOL}: runs on different frames cannot be compared; make them again")
+    order = {row: number for number, row in enumerate(rows)}
+    return frame.sort_values(["row", "seed"], key=lambda c: c.map(order) if c.name == "row" else c, ignore_index=True)
+
+
+def blocks(names, length=BLOCK):
+    """Frames that are drawn together, by drive: [[indices of a block, …] for each drive].
+
+    A drive is what stands before the underscore of a name, and its frames are in the order of their names. Blocks are of
+    equal length but for one frame.
+    """
+    drives = {}
+    for index in sorted(range(len(names)), key=names.__getitem__):
+        drives.setdefault(names[index].split("/")[-1].rpartition("_")[0], []).append(index)
+    return [np.array_split(each, max(1, round(len(each) / length))) for each in drives.values()]
+
+
+def drawn_blocks(names, draws=DRAWS, seed=SEED):
+    """How often each frame is in a draw of blocks, within each drive with replacement: int array (draws, frames)."""
+    rng, weights = np.random.default_rng(seed), np.zeros((draws, len(names)), dtype=np.int64)
+    for drive in blocks(names):
+        # n − 1 of n blocks: the variance of a mean of so few is then unbiased (Rao and Wu, 1988)
+        times = rng.multinomial(max(len(drive) - 1, 1), np.full(len(drive), 1 / len(drive)), draws)
+        for block, column in zip(drive, times.T, strict=True):
+            weights[:, block] = column[:, None]
+    return weights
+
+
+def resampled(frame, draws=DRAWS, seed=SEED):
+    """Mean IoU of each row, mean over its runs, for draws of blocks: {row: array (draws,)}, percent; the same draws for all.
+
+    Of frames as :func:`runs` gives them.
+    """
+    if frame.empty:
+        return {}
+    weights = drawn_blocks(frame["frames"].iloc[0], draws, seed)
+    found = {}
+    for row, mine in frame.groupby("row"):
+        each = [_mean_iou(np.einsum("df,pfc->pdc", weights, counts)) for counts in mine["counts"]]
+        found[row] = 100 * np.mean(each, axis=0)
+    return found
+
+
+def _mean_iou(sums):
+    """Mean over the classes that occur, of sums (3, …, classes)."""
+    return np.nanmean(class_iou(sums[..., None, :]), axis=-1)
+
+
+def count_blocks(frame):
+    return sum(map(len, blocks(frame["frames"].iloc[0]))) if len(frame) else 2
+
+
+def interval(values, over_blocks, count):
+    """(low, high, kind) of a row: values by seed, and the variance that the choice of blocks adds.
+
+    Student's t with Satterthwaite's degrees of freedom; of one seed over blocks alone, and said so.
+    """
+    parts, counts = [over_blocks], [count]
+    if len(values) > 1:
+        parts, counts = [over_blocks, np.var(values, ddof=1) / len(values)], [count, len(values)]
+    error, degrees = statistics.standard_error(parts, counts)
+    half = float(stats.t.ppf(1 - statistics.LEVEL / 2, degrees) * error)
+    return np.mean(values) - half, np.mean(values) + half, "frames" if len(values) < 2 else "seeds and frames"
+
+
+# ---- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def hypotheses(root="."):
+    """Those of :data:`PROTOCOL`, in the order in which they stand in the file."""
+    return [one for one in load_hypotheses(Path(root) / "hypotheses.yaml") if one.protocol == PROTOCOL]
+
+
+def contrasts(root="."):
+    """The hypotheses as a DataFrame: ``contrast``, ``text``, ``cells``, ``estimate``, ``low``, ``high``, ``p``, ``p_holm``,
+    ``margin``, ``n`` (of the cell with the fewest), ``planned``, ``verdict``; points of mean IoU, NaN where not tested."""
+    frame = runs(root)
+    draws, count = resampled(frame), count_blocks(frame)
+
+    def shared(hypothesis):
+        if not all(row in draws for row in hypothesis.cells):
+            return 0.0, 2
+        return float(sum(weight * draws[row] for row, weight in hypothesis.cells.items()).var()), count
+
+    found = family(hypotheses(root), {row: list(each["mean_iou"]) for row, each in frame.groupby("row")}, shared)
+    lines = []
+    for one, p_holm in found:
+        about = one.hypothesis
+        line = {"contrast": about.name, "text": about.text, "cells": formula(about.cells)}
+        line |= {key: getattr(one, key) for key in ("estimate", "low", "high", "p")} | {"p_holm": p_holm}
+        line |= {"margin": about.margin or math.nan, "n": min(one.counts.values()), "planned": about.replicates}
+        lines.append(line | {"verdict": one.verdict(p_holm)})
+    return pd.DataFrame(lines)
+
+
+def formula(cells):
+    """Weights of a contrast as text."""
+    parts = [f"{'+' if weight > 0 else '−'} {abs(weight):g}·{row}" for row, weight in cells.items()]
+    return " ".join(parts).removeprefix("+ ").replace("1·", "")
+
+
+def rows(root="."):
+    """Every planned row: ``row``, ``network``, ``n``, ``mean_iou``, ``low``, ``high``, ``interval_over``, ``sd``,
+    ``pixel_accuracy``, ``parameters``, ``minutes``; percent, NaN without a run."""
+    frame, (names, _) = runs(root), planned(root)
+    draws, count = resampled(frame), count_blocks(frame)
+    lines = []
+    for name in names:
+        mine = frame[frame["row"] == name]
+        line = {"row": name, "network": label(name), "n": len(mine), "interval_over": "", "low": math.nan, "high": math.nan}
+        if len(mine):
+            over = interval(mine["mean_iou"], draws[name].var(), count)
+            line["low"], line["high"], line["interval_over"] = over
+        line |= {key: mine[key].mean() for key in ("mean_iou", "pixel_accuracy", "parameters", "minutes")}
+        lines.append(line | {"sd": mine["mean_iou"].std()})
+    return pd.DataFrame(lines)
+
+
+def classes(root="."):
+    """IoU of each class in percent, mean over the runs that are there: ``row``, ``network``, ``n`` and the classes."""
+    lines = []
+    for name, mine in runs(root).groupby("row", sort=False):
+        iou = np.array([record["iou"] for record in mine["record"]], dtype=float)
+        line = {"row": name, "network": label(name), "n": len(mine)}
+        lines.append(line | dict(zip(CLASSES, 100 * iou.mean(0), strict=True)))
+    return pd.DataFrame(lines, columns=["row", "network", "n", *CLASSES])
+
+
+def dose(root="."):
+    """What a pixel needs to see: ``row``, ``network``, ``class`` ("all": mean over classes), ``side`` of the visible square
+    in px (0: the whole image), ``right`` (percent of the pixels asked for), ``distance`` (px, of the class' score)."""
+    lines = []
+    for name, mine in runs(root).groupby("row", sort=False):
+        records = [record for record in mine["record"] if "dose" in record]
+        if not records:
+            continue
+        sides = [int(side) for side in records[0]["dose"]["side"]]
+        right = np.array([[r["dose"][one] for one in CLASSES] for r in records], dtype=float).mean(0)
+        looks = np.array([r["class_distance"] for r in records], dtype=float).mean(0)
+        for one, values, distance in [("all", right.mean(0), looks.mean()), *zip(CLASSES, right, looks, strict=True)]:
+            about = {"row": name, "network": label(name), "class": one}
+            about |= {"distance": distance}
+            lines += [about | {"side": side, "right": 100 * v} for side, v in zip(sides, values, strict=True)]
+    return pd.DataFrame(lines, columns=["row", "network", "class", "side", "right", "distance"])
+
+
+# ---- in words ---------------------------------------------------------------------------------------------------------
+
+
+def status(root="."):
+    """How many of the planned runs are there, and how to make the others: one paragraph of Markdown."""
+    (names, seeds), done = planned(root), len(runs(root))
+    every = len(names) * len(seeds)
+    text = f"Protocol `{PROTOCOL}`: {done} of {every} runs are there ({len(names)} rows, {len(seeds)} seeds)."
+    if done < every:
+        text += f" Make the others with `{COMMAND}`, which takes up where it stopped; what needs them is open."
+    return text
+
+
+def search_table(root="."):
+    """Mean IoU on the validation frames by learning rate, of the networks that settings were searched for with."""
+    path, lines = Path(root) / "params.yaml", []
+    names = rows_of(load_protocol(SEARCHES[0], path), load_params(path))
+    for protocol in SEARCHES:
+        found = {record["variant"]: record for _, record in records_of(protocol, root)}
+        cells = [words.or_dash(100 * found[name]["mean_iou"], ".1f") if name in found else "not run" for name in names]
+        lines.append([f"{load_protocol(protocol, path).learning_rate:g}", *cells])
+    settings = load_protocol(SEARCHES[0], path)
+    caption = f"Mean IoU in percent on the validation frames after {settings.epochs} epochs, one seed, by learning rate."
+    return words.Table(["rate", *map(label, names)], lines, range(1 + len(names)), "9.1", caption)
+
+
+def contrast_table(root="."):
+    """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
+    header = ["contrast", "estimate", "95 % interval", "p", "margin", "n", "verdict"]
+    frame, lines = contrasts(root), []
+    for line in frame.to_dict("records"):
+        what = f"**{words.plain(line['contrast'].replace('_', ' '))}**: {words.plain(line['text'])}"
+        what += f"<br><small>`{line['cells']}`</small>"
+        between = "–" if words.unknown(line["low"]) else words.minus(f"{line['low']:+.2f} to {line['high']:+.2f}")
+        margin = "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
+        lines.append([what, words.or_dash(line["estimate"], "+.2f"), between, words.p_text(line["p_holm"]), margin,
+                      f"{line['n']} of {line['planned']}", words.plain(line["verdict"])])  # fmt: skip
+    caption = (
+        f"The {len(frame)} contrasts written down before their runs, in points of mean IoU on the test frames: estimate, "
+        "95 % interval over seeds and blocks of time, p after Holm's correction for all of them. A contrast is open until "
+        "every row it speaks of has all of its seeds."
+    )
+    return words.Table(header, lines, range(1, 6), "9.2", caption, rests_on=(PROTOCOL,), file=FILES["contrasts"])
+
+
+def row_table(root="."):
+    """:func:`rows` as a :class:`ctxnet.paper.words.Table`."""
+    header = ["network", "n", "mean IoU %", "95 % interval", "s.d.", "pixel accuracy %", "params M", "minutes"]
+    lines = []
+    seeds = len(planned(root)[1])
+    for line in rows(root).to_dict("records"):
+        between = "–" if words.unknown(line["low"]) else f"{line['low']:.1f}–{line['high']:.1f}"
+        between += " †" if line["interval_over"] == "frames" else ""
+        numbers = [("mean_iou", ".1f"), ("sd", ".2f"), ("pixel_accuracy", ".1f"), ("minutes", ".1f")]
+        shown = {key: words.or_dash(line[key], form) for key, form in numbers}
+        million = words.or_dash(line["parameters"] / 1e6, ".2f")
+        lines.append([line["network"], f"{line['n']} of {seeds}", shown["mean_iou"], between, shown["sd"],
+                      shown["pixel_accuracy"], million, shown["minutes"]])  # fmt: skip
+    caption = (
+        "Every row on the 233 test frames. Mean IoU over the eleven classes, void left out; s.d. over seeds; parameters "
+        "without classifier; minutes of training, which depend on what else the machine does. A dash: not run. †: one seed, "
+        "over frames alone."
+    )
+    return words.Table(header, lines, range(1, len(header)), "9.3", caption, rests_on=(PROTOCOL,), file=FILES["rows"])
+
+
+def class_table(root="."):
+    """:func:`classes` as a :class:`ctxnet.paper.words.Table`."""
+    frame = classes(root).to_dict("records")
+    lines = [[line["network"], *(words.or_dash(line[one], ".1f") for one in CLASSES)] for line in frame]
+    caption = "IoU of each class in percent on the test frames, mean over the seeds; rows without a run left out."
+    header, numbers = ["network", *CLASSES], range(1, 1 + len(CLASSES))
+    return words.Table(header, lines, numbers, "9.4", caption, rests_on=(PROTOCOL,), file=FILES["classes"])
+
+
+def distance_table(root="."):
+    """How far the score of a class looks from a pixel of that class, from :func:`dose`, as a table."""
+    frame = dose(root)
+    shown = frame[frame["class"] != "all"].drop_duplicates(["row", "class"])
+    lines = []
+    for _, mine in shown.groupby("row", sort=False):
+        found = mine.set_index("class")["distance"]
+        lines.append([mine["network"].iloc[0], *(words.or_dash(float(found[one]), ".1f") for one in CLASSES)])
+    caption = (
+        "Mean distance in px of the effective receptive field of a class' score at a pixel of the class, mean over the "
+        "seeds. Each class is measured at one position, that where it is found most often, and these differ between classes."
+    )
+    header, numbers = ["network", *CLASSES], range(1, 1 + len(CLASSES))
+    return words.Table(header, lines, numbers, "9.5", caption, rests_on=(PROTOCOL,), file=FILES["dose"])
+
+
+def write_dense(root=".", home=None):
+    """Write what the tables show as CSV into ``tables`` in the folder ``home``, ``results/dense`` unless given.
+
+    Returns:
+        That folder.
+    """
+    home = Path(home or Path(root) / "results" / PROTOCOL)
+    made = {"contrasts": contrasts, "rows": rows, "classes": classes, "dose": dose}
+    for name, make in made.items():
+        frame = make(root)
+        write_csv(home / FILES[name], list(frame.columns), [list(map(_written, row)) for row in frame.values.tolist()])
+    return home / "tables"
+
+
+def _written(value):
+    return "" if words.unknown(value) else round(value, 6) if isinstance(value, float) else value
+
