@@ -103,35 +103,19 @@ def erf_maps(reach, model, images, positions, aggregate, batch_size=None):
     def keep(layer, output):  # summed at once: a later in-place call may change the output
         features[layer] = [reach.grids[layer].pick(output, p).sum() for p in positions[layer]]
 
-    def run(batch, rows):
-        with Watch(modules, positions, keep, reach.trace.counts, asked) as watch, torch.enable_grad(), FrozenWeights():
-            watch.run(model, batch, rows)
-        return batch
-
     sums = {layer: torch.zeros(images.shape[2:], device=images.device, dtype=images.dtype) for layer in positions}
-    size, layout = batch_size or len(images), _fast_layout(reach, images)
+    size = batch_size or len(images)
     for start in range(0, len(images), size):
         rows = slice(start, start + size)
-        try:
-            batch = run(images[rows].detach().clone(memory_format=layout).requires_grad_(), rows)
-        except RuntimeError:
-            if layout is torch.preserve_format:
-                raise
-            layout = torch.preserve_format  # a model that views its features in another shape insists on its own
-            batch = run(images[rows].detach().clone().requires_grad_(), rows)
+        batch = images[rows].detach().clone().requires_grad_()
+        with Watch(modules, positions, keep, reach.trace.counts, asked) as watch, torch.enable_grad(), FrozenWeights():
+            watch.run(model, batch, rows)
         left = sum(len(f) for f in features.values())
         for layer in reversed(list(positions)):
             for feature in features.pop(layer):
                 left -= 1
                 sums[layer] += reduce(_gradient(feature, batch, layer, retain=left > 0)).sum(0)
     return {layer: total / len(images) for layer, total in sums.items()}
-
-
-def _fast_layout(reach, images):
-    """Memory format in which a processor convolves images fastest; only where no call depends on it."""
-    names = {getattr(getattr(node.target, "_schema", None), "name", "") for node in reach.trace.nodes}
-    convolves = images.ndim == 4 and images.device.type == "cpu" and "aten::convolution" in names
-    return torch.channels_last if convolves and "aten::as_strided" not in names else torch.preserve_format
 
 
 def _gradient(feature, batch, layer, *, retain):

@@ -23,8 +23,10 @@ def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1)
     frozen = not weight.requires_grad and not (bias is not None and bias.requires_grad)
     if isinstance(padding, str) or input.ndim != 4 or not (frozen and input.requires_grad):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    stride, padding, dilation = (_pair(value) for value in (stride, padding, dilation))
-    return _Conv2d.apply(input, weight, bias, stride, padding, dilation, groups)
+    settings = *(_pair(value) for value in (stride, padding, dilation)), groups
+    output = _Conv2d.apply(input, weight, bias, *settings)
+    output._made_from = (input, weight, settings, output._version)  # for a normalisation that follows at once
+    return output
 
 
 def _batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
@@ -36,6 +38,9 @@ def _batch_norm(input, running_mean, running_var, weight=None, bias=None, traini
     shift = -running_mean * scale
     shift = shift if bias is None else shift + bias
     shape = (1, -1) + (1,) * (input.ndim - 2)
+    made_from = getattr(input, "_made_from", None)
+    if made_from is not None and made_from[-1] == input._version:
+        return _Scaled.apply(made_from[0], input.detach(), made_from[1], scale.view(shape), shift.view(shape), made_from[2])
     return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 
@@ -58,6 +63,20 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return _input_gradient(ctx, gradient, *ctx.saved_tensors, *ctx.settings), None, None, None, None, None, None
+
+
+class _Scaled(torch.autograd.Function):
+    """A convolution's output times ``scale`` plus ``shift``, per channel; backwards one convolution with scaled weights."""
+
+    @staticmethod
+    def forward(ctx, x, output, weight, scale, shift, settings):
+        ctx.save_for_backward(weight * scale.view(-1, 1, 1, 1))
+        ctx.size, ctx.layout, ctx.settings = x.shape, _layout(x), settings
+        return torch.addcmul(shift, output, scale)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _input_gradient(ctx, gradient, *ctx.saved_tensors, *ctx.settings), None, None, None, None, None
 
 
 def _input_gradient(ctx, gradient, weight, stride, padding, dilation, groups):
