@@ -160,7 +160,7 @@ def shown_stages(maps):
     return [ends[round(i * (len(ends) - 1) / (DEPTHS - 1))] for i in range(DEPTHS)]
 
 
-def throughput(model, images, *, seconds=2.0):
+def throughput(model, images, *, seconds=0.5):
     """Images per second of forward passes over ``images``, the best of at least two and at most ``seconds`` of them."""
     best, spent, passes = math.inf, 0.0, 0
     model.eval()
