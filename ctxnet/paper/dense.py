@@ -36,11 +36,11 @@ def label(row):
     return HEADS[head] if backbone in ("resnet50", "hrnet_w18") else f"{HEADS[head]}, {name}"
 
 
-def planned(root="."):
-    """(rows, seeds) that the protocol is to train."""
+def planned(root=".", name=PROTOCOL):
+    """(rows, seeds) that a protocol is to train; none where its own rows are not stated."""
     path = Path(root) / "params.yaml"
-    protocol = load_protocol(PROTOCOL, path)
-    return rows_of(protocol, load_params(path)), protocol.seeds
+    protocol = load_protocol(name, path)
+    return [row for row in rows_of(protocol, load_params(path)) if row in SEGMENTERS], protocol.seeds
 
 
 def runs(root="."):
@@ -225,7 +225,7 @@ def status(root="."):
 def search_table(root="."):
     """Mean IoU on the validation frames by learning rate, of the networks that settings were searched for with."""
     path, lines = Path(root) / "params.yaml", []
-    names = rows_of(load_protocol(SEARCHES[0], path), load_params(path))
+    names, _ = planned(root, SEARCHES[0])
     for protocol in SEARCHES:
         found = {record["variant"]: record for _, record in records_of(protocol, root)}
         cells = [words.or_dash(100 * found[name]["mean_iou"], ".1f") if name in found else "not run" for name in names]
