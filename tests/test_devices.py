@@ -66,6 +66,7 @@ def test_the_tolerance_can_tell_half_batches_from_whole_ones(project, alone):
     assert not close(read_history(halves.folder), alone)
 
 
+@pytest.mark.torture
 def test_two_processes_stop_in_time_and_go_on(project, alone):
     protocol = quick(project, name="paused")
     result = run_on_devices(2, protocol, VARIANT, root=project, progress=False, max_minutes=1e-9)
@@ -83,6 +84,7 @@ def test_what_goes_wrong_in_a_process_is_one_line_here(project):
         run_on_devices(3, quick(project), VARIANT, root=project)
 
 
+@pytest.mark.torture
 def test_torchrun_starts_it_as_well(project, alone):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "ctxnet",
                "train", "--protocol", "quick", "--variant", VARIANT, "--seed", "0", "--quiet", "--root", project, "--params",

@@ -117,6 +117,7 @@ def test_retry_asks_those_again_that_had_no_answer(measured, tmp_path):
     assert len(read_table(folder / "networks.jsonl")) == 5
 
 
+@pytest.mark.torture
 def test_a_run_that_is_killed_goes_on_where_it_was(networks, tmp_path):
     words = [sys.executable, "-m", "ctxnet", "atlas", "timm:ctxtest_[gs]*", "--import", "bad_networks"]
     environment = os.environ | {"PYTHONPATH": f"{networks}{os.pathsep}{Path(__file__).parents[1]}"}

@@ -1,7 +1,6 @@
 """A visit to a GPU, rehearsed on this CPU from the packages it makes; and what can go wrong with packages and records."""
 
 import json
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -33,6 +32,7 @@ def rehearsed(pictures, tmp_path_factory):
     return out, *gpu_visit.rehearse(pictures, out, root=ROOT)
 
 
+@pytest.mark.torture
 def test_a_visit_is_rehearsed_from_its_packages(rehearsed):
     out, sizes, done, (new, same) = rehearsed
     log = (out / "home" / "log.txt").read_text()
@@ -47,6 +47,7 @@ def test_a_visit_is_rehearsed_from_its_packages(rehearsed):
     assert new and not same and "loss" in log
 
 
+@pytest.mark.torture
 def test_taking_twice_changes_nothing_and_never_overwrites_a_record(rehearsed, tmp_path):
     home = rehearsed[0] / "home"
     new, _ = gpu_visit.take(home, root=tmp_path)
@@ -59,8 +60,9 @@ def test_taking_twice_changes_nothing_and_never_overwrites_a_record(rehearsed, t
 
 
 @pytest.mark.parametrize("harm", ["damaged", "missing"])
-def test_a_package_that_is_damaged_or_missing_is_named_before_anything_is_done(rehearsed, tmp_path, harm):
-    packages = shutil.copytree(rehearsed[0] / "packages", tmp_path / "packages")
+def test_a_package_that_is_damaged_or_missing_is_named_before_anything_is_done(pictures, tmp_path, harm):
+    packages = tmp_path / "packages"
+    gpu_visit.pack(pictures, packages, root=ROOT, site=False)
     if harm == "missing":
         (packages / "images-0.tar").unlink()
     else:

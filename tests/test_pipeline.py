@@ -204,6 +204,7 @@ def test_killed_dvc_leaves_no_kernel(sleeper):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.torture
 def test_killed_dvc_started_again_at_once_has_one_writer(sleeper):
     """Killed three times, each time started again in the same moment: never do two kernels write."""
     write_notebook(
