@@ -4,16 +4,12 @@ IoU of a class c is the pixels that are c and called c, over those that are or a
 that scores of any choice of frames (a block of time, a resampling) follow from counts of each.
 """
 
-import csv
-import hashlib
-import io
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from ..files import write_bytes
-from .store import DamagedRecord, encode_csv, protocol_folder, read_record
+from .store import DamagedRecord, read_list, read_record, write_list
 
 COUNTS = "counts.bin"
 PARTS = ("right", "called", "are")  # pixels of class c that are called c; all that are called c; all that are c
@@ -89,22 +85,12 @@ def write_frames(protocol, ids, counts, root="."):
         As ``write_images``.
     """
     header = ("image", *range(counts.shape[-1]))
-    data = encode_csv(header, [[name, *map(int, row)] for name, row in zip(ids, counts[2], strict=True)])
-    digest = hashlib.sha256(data).hexdigest()
-    path = protocol_folder(protocol, root) / "images" / f"{digest[:12]}.csv"
-    if not path.exists() or path.read_bytes() != data:
-        write_bytes(path, data)
-    return digest
+    rows = ([name, *map(int, row)] for name, row in zip(ids, counts[2], strict=True))
+    return write_list(protocol, header, rows, root)
 
 
 def _frames(folder, digest):
-    paths = [parent / "images" / f"{digest[:12]}.csv" for parent in folder.parents[:3]]
-    path = next((path for path in paths if path.is_file()), paths[-1])
-    data = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise DamagedRecord(path, path)
-    try:
-        _, *rows = csv.reader(io.StringIO(data.decode()))
+    def parse(rows):
         return [row[0] for row in rows], np.array([[int(cell) for cell in row[1:]] for row in rows], dtype=np.int64)
-    except (ValueError, IndexError, OverflowError, csv.Error) as error:
-        raise DamagedRecord(path, folder, " ".join(str(error).split())) from None
+
+    return read_list(folder, digest, parse)

@@ -189,7 +189,12 @@ def write_images(protocol, ids, labels, root="."):
     Returns:
         Hex SHA-256 of the file, to be put into records as ``images``; its first 12 digits are the file's name.
     """
-    data = encode_csv(("image", "label"), zip(ids, labels, strict=True))
+    return write_list(protocol, ("image", "label"), zip(ids, labels, strict=True), root)
+
+
+def write_list(protocol, header, rows, root="."):
+    """Keep a table of the images that runs of a protocol are judged by, once for all of them; see :func:`write_images`."""
+    data = encode_csv(header, rows)
     digest = hashlib.sha256(data).hexdigest()
     path = protocol_folder(protocol, root) / "images" / f"{digest[:12]}.csv"
     if not path.exists() or path.read_bytes() != data:
@@ -225,7 +230,17 @@ def _present(folder):
 
 
 def _images(folder, digest):
-    """Names and labels: the list lies in the protocol's folder, which is above the run's also when that was set aside."""
+    def parse(rows):
+        return [row[0] for row in rows], np.array([int(row[1]) for row in rows], dtype=np.int64)
+
+    return read_list(folder, digest, parse)
+
+
+def read_list(folder, digest, parse):
+    """``parse(rows)`` of what :func:`write_list` kept, each row a list of texts.
+
+    It lies in the protocol's folder, which is above the run's also when that was set aside.
+    """
     paths = [parent / "images" / f"{digest[:12]}.csv" for parent in folder.parents[:3]]
     path = next((path for path in paths if path.is_file()), paths[-1])
     data = path.read_bytes() if path.is_file() else b""
@@ -233,7 +248,7 @@ def _images(folder, digest):
         raise DamagedRecord(path, path)
     with _named(path, path):
         _, *rows = csv.reader(io.StringIO(data.decode()))
-        return [row[0] for row in rows], np.array([int(row[1]) for row in rows], dtype=np.int64)
+        return parse(rows)
 
 
 @contextmanager
