@@ -1,11 +1,13 @@
 """Runs side by side on Ray against one after another: seconds of a small campaign as the command line makes it.
 
     python -m benchmarks.campaigns [--device cuda --width 64 --size 128 --precision bf16] [--at-once 1 2 4]
+        [--threads 1]          # of every run, however many are side by side; else all cores are shared out
         [--against FOLDER]     # also by the code of another checkout, such as one from before campaigns ran on Ray
         [--kills]              # then also ten workers and three machines killed, with a shared folder and without
 
-Everything counts that a campaign does: starting processes, training, measuring the trained networks, writing records. One
-after another, a run has all cores; side by side they share them out.
+Everything counts that a campaign does: starting processes, training, measuring the trained networks, writing records. With
+``--threads 1`` a run is the same computation in both, to the bit, and so are the records; without, a run has all cores one
+after another and a share of them side by side.
 """
 
 import argparse
@@ -36,7 +38,7 @@ def main():
         params["protocols"]["quick"] = params["protocols"]["small"] | {
             "dataset": "probe", "min_crop": 1.0, "max_rotate": 0.0, "flip": False, "device": args.device,
             "image_size": args.size, "width": args.width, "epochs": args.epochs, "decay_epochs": [],
-            "precision": args.precision, "seeds": list(range(args.runs)),
+            "precision": args.precision, "threads": args.threads, "seeds": list(range(args.runs)),
         }  # fmt: skip
         params["protocols"] = {"quick": params["protocols"]["quick"]}
         (scratch / "params.yaml").write_text(yaml.safe_dump(params))
@@ -50,9 +52,10 @@ def main():
         seconds = interleaved(cases, repeats=args.repeats, device=args.device, warmup=0)
     first, *_ = seconds.values()
     rows = [[name, spent, spent / args.runs, spent / first] for name, spent in seconds.items()]
+    cores = f"{args.threads} thread(s) a run" if args.threads else "all cores shared out"
     notes = [
         f"{args.runs} runs of {args.row}: {args.epochs} epochs of {args.images} images, {args.size} px, width {args.width}, "
-        f"{args.precision}; medians of {args.repeats}. Load of the machine at the end: {os.getloadavg()[0]:.1f}."
+        f"{args.precision}, {cores}; medians of {args.repeats}. Load of the machine at the end: {os.getloadavg()[0]:.1f}."
     ]
     report("campaigns", ["campaign", "seconds", "a run", "time ratio"], rows, device=args.device, notes=notes + kills(args))
 
@@ -62,6 +65,7 @@ def parse():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--row", default="resnet50")
     parser.add_argument("--at-once", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--against", type=Path)
     parser.add_argument("--kills", action="store_true")
     parser.add_argument("--runs", type=int, default=4)

@@ -5,9 +5,11 @@ Needs no papermill, DVC or network, so that it can be carried to a machine with 
 """
 
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from ..locking import Busy
 from ..naming import require_known
@@ -86,7 +88,7 @@ def campaign(protocol, *, root=".", rows=None, seeds=None, max_minutes=None, pro
     require_device(protocol)
     until, failed = deadline(max_minutes), {}
     jobs = plan(protocol, root=root, rows=rows, seeds=seeds)
-    with Progress(protocol, [job for job in jobs if job.minutes != 0], root=root) as shown:
+    with _threads(protocol.threads), Progress(protocol, [job for job in jobs if job.minutes != 0], root=root) as shown:
         for job in unfinished(jobs, protocol, root=root, until=until, skip=shown.end):
             shown.begin(job)
             try:
@@ -140,6 +142,17 @@ def outcome(record):
     """A finished run in one line."""
     task = TASKS[record["config"].get("task", "classification")]
     return f"{record['variant']} seed {record['seed']}: {task.title} {record[task.score]:.2%}"
+
+
+@contextmanager
+def _threads(count):
+    """As many threads of torch as a run of this protocol has beside others too; 0: as many as there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _first_seed_first(seed):

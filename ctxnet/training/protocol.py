@@ -49,8 +49,8 @@ class Protocol:
         train_top1: also keep the share of right answers on the training batches, as they are seen in training.
         note: what a reader must know before comparing numbers of this protocol with others; no part of a run's identity.
         validate_every: epochs from one validation to the next; there is always one after the last epoch.
-        threads: of torch in a run of a campaign on Ray; 0: the cores shared out between the runs; on a cluster, one.
-        gpu_share: of a GPU that a run of such a campaign takes; 0.5 puts two runs on one.
+        threads: of torch in a run of a campaign; 0: all cores, shared out between runs side by side; on a cluster, one.
+        gpu_share: of a GPU that a run of a campaign on Ray takes; 0.5 puts two runs on one.
         memory_gb: that such a run is given room for; 0: not considered. None of these three is part of a run's identity.
         dose: how much context the class takes: px between the marks of the probe set, dashes of Pathfinder's paths (6, 9
             or 14); 0: what the data set's own group says.
