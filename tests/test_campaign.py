@@ -4,8 +4,10 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 from ctxnet.locking import one_writer
@@ -13,6 +15,7 @@ from ctxnet.training import campaign, load_params, load_protocol, plan, run, see
 from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
+DONE = SimpleNamespace(status="finished", record=None)
 FEW = ["resnet50", "resnet50_perm1", "resnet50_dilated4"]
 
 
@@ -47,6 +50,16 @@ def test_seed_0_of_every_row_comes_first_in_the_given_order(project):
     assert seeds_of(quick(project), "resnet50_perm1", load_params(project / "params.yaml")) == [0, 2, 1]
     with pytest.raises(ValueError, match="unknown row 'resnet50_prem1'; did you mean 'resnet50_perm1'"):
         plan(quick(project), root=project, rows=["resnet50_prem1"])
+
+
+@pytest.mark.parametrize("threads", [3, 0])
+def test_runs_get_the_threads_that_their_protocol_asks_for(project, monkeypatch, threads):
+    before, found = torch.get_num_threads(), []
+    module = sys.modules["ctxnet.training.campaign"]  # its name in the package is the function's
+    monkeypatch.setattr(module, "run", lambda *args, **words: found.append(torch.get_num_threads()) or DONE)
+    monkeypatch.setattr(module, "outcome", str)
+    assert campaign(quick(project, threads=threads, seeds=[0]), root=project, progress=False) == (4, {})
+    assert found == [threads or before] * 4 and torch.get_num_threads() == before
 
 
 def test_a_campaign_stops_in_time_and_goes_on(project, capsys):

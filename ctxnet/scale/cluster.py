@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,12 +59,21 @@ def _connected(**words):
         raise RuntimeError("this process is connected to a Ray already; call ray.shutdown() first")
     try:
         try:
-            ray.init(logging_level="ERROR", log_to_driver=False, **words)
+            with warnings.catch_warnings():  # what Ray's client warns of, it raises as well
+                warnings.filterwarnings("ignore", "Ray Client connection timed out")
+                ray.init(logging_level="ERROR", log_to_driver=False, **words)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise RuntimeError(f"Ray does not start here: {error}") from None
+            raise RuntimeError(_why(error, words["address"])) from None
         yield
     finally:
         ray.shutdown()
+
+
+def _why(error, address):
+    """Why there is no connection, in a line. Ray's client only times out where a cluster asks for a token."""
+    if address.startswith("ray://") and "timeout" in str(error):
+        return f"{address} lets nobody in: {error}; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    return f"Ray does not start here: {error}"
 
 
 def nodes():
