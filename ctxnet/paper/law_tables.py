@@ -49,7 +49,7 @@ def refused(root=".", most=40):
     shown = list(others.items())[:most]
     rows = [[f"`{name}`", plain(row["family"]), plain(row["why"].partition("; ")[0])] for name, row in shown]
     after = f"{len(others) - most} more are in `results/timm/networks.jsonl`." if len(others) > most else ""
-    return Table(["network", "family", "why not"], rows, after=after)
+    return Table(["network", "family", "why not"], rows, after=after, rests_on=("timm",))
 
 
 def sample_text(root="."):
@@ -84,7 +84,7 @@ def effects(root="."):
     header = ["hypothesis", "families", "n", "of", "effect, points", "within families", "rank correlation",
               "the same, partial", "verdict"]  # fmt: skip
     caption = "Effects in points of top-1 at 80 %, rank correlations, with 95 % intervals of a bootstrap over families."
-    return Table(header, rows, numbers=range(2, 8), number="10.1", caption=caption)
+    return Table(header, rows, numbers=range(2, 8), number="10.1", caption=caption, rests_on=("timm",))
 
 
 def _interval(value, low, high, form):
@@ -136,4 +136,4 @@ def outliers(root="."):
             line(kind, name, minus(f"{points:+.1f}"))
     header = ["", "network", "weights", "parameters, M", "mean distance, %", "within a third, %", "top-1, %", "to the model"]
     caption = "The most accurate of the tenth of networks with the least mean distance, and those furthest from the model."
-    return Table(header, rows, numbers=range(3, 8), number="10.2", caption=caption)
+    return Table(header, rows, numbers=range(3, 8), number="10.2", caption=caption, rests_on=("timm",))

@@ -7,18 +7,19 @@ from ctxnet import provenance
 from ctxnet.files import read_sealed
 from ctxnet.paper import words
 from ctxnet.paper.results import load_provenance, load_records, make_command
-from ctxnet.records import read_provenance
+from ctxnet.records import read_provenance, read_table
 from ctxnet.settings import group, read_yaml
 
 PAGE = "made.html"
-# What a figure may rest on beside the runs of its protocol: stage ("": trained by a campaign alone), what it makes (runs are
-# counted by protocol), provenance of its records, and data with a place on PAGE.
+# What a figure may rest on beside the runs of its protocol: stage ("": made by a command alone), what it makes (runs are
+# counted by protocol), provenance of its records (or a table whose rows name their commits), and data with a place on PAGE.
 RECORDS = {
     "measure": ("measure", "full-size networks measured", "results/measure/*/provenance.json", "probe-images"),
     "lattice": ("lattice", "networks measured from everywhere", "results/lattice/*/provenance.json", "photograph"),
     "atlas": ("atlas", "networks of the atlas", "results/atlas/*/provenance.json", "probe-images"),
     "context": ("", "", "results/context/runs/*/seed*/provenance.json", ""),
     "dense": ("", "", "results/dense/runs/*/seed*/provenance.json", ""),
+    "timm": ("", "networks of timm", "results/timm/networks.jsonl", "probe-images"),
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 
@@ -67,19 +68,31 @@ def sources(protocols, root="."):
     kinds = [(f"runs under {p}", f"results/{p}/runs/*/seed*/provenance.json") for p in protocols]
     kinds += [(what, pattern) for _, what, pattern, _ in RECORDS.values() if what]
     for kind, pattern in kinds:
-        for path in sorted(root.glob(pattern)):
-            about = read_provenance(path.parent)
+        for about in _abouts(root, pattern):
+            commit = about.get("commit")
             empty = {"what": {}, "dirty": False, "machines": set(), "versions": set(), "minutes": 0.0}
-            entry = found.setdefault(about.get("commit"), {"commit": about.get("commit")} | empty)
+            entry = found.setdefault(anchor(commit), {"commit": commit} | empty)
             entry["what"][kind] = entry["what"].get(kind, 0) + 1
             entry["dirty"] |= bool(about.get("dirty"))
-            entry["machines"].add(f"{about.get('device')}, {about.get('cores')} cores")
-            entry["versions"].add(words.versions(about))
+            if about.get("device"):
+                entry["machines"].add(f"{about['device']}, {about.get('cores')} cores")
+            entry["versions"] |= {words.versions(about)} - {""}
             entry["minutes"] += (about.get("wall_seconds") or 0) / 60
     for entry in found.values():
         entry["subject"] = provenance.subject(entry["commit"], root) or ""
         entry["machines"], entry["versions"] = sorted(entry["machines"]), sorted(entry["versions"])
     return sorted(found.values(), key=lambda entry: (-sum(entry["what"].values()), str(entry["commit"])))
+
+
+def _abouts(root, pattern):
+    """What each record says of its making: its provenance, or what a row of a table keeps of it."""
+    for path in sorted(root.glob(pattern)):
+        if path.suffix != ".jsonl":
+            yield read_provenance(path.parent)
+            continue
+        for row in read_table(path).values():
+            if "refused" not in row:
+                yield {"commit": row["made"]["commit"], "wall_seconds": row["made"].get("seconds")}
 
 
 def data_sets(protocols, root="."):
@@ -113,7 +126,7 @@ class Origins:
         self._data = {name: list(data_sets([name], root)) for name in (protocol, *RECORDS)}
 
     def _read_commits(self, pattern):
-        return {read_provenance(path.parent).get("commit") or "" for path in self.root.glob(pattern)}
+        return {about.get("commit") or "" for about in _abouts(self.root, pattern)}
 
     def links(self, variants, *, notebook, rests_on=(), up=""):
         """Where a table or figure comes from, as list of (what, text, address or "") for the lines under it.

@@ -8,8 +8,9 @@ from matplotlib.lines import Line2D
 
 from ctxnet.paper import law
 from ctxnet.paper.figures import figure, style
+from ctxnet.paper.results import make_command
 
-COMMAND = 'python -m ctxnet atlas "timm:*" --max-params 100M'
+COMMAND = make_command("timm")
 ACCURACIES = "python -m ctxnet atlas --accuracies"
 COLOURS = style.PALETTE[:6] + ["#7B5CC4"]  # of the largest families; the others are grey
 _AXES = {
@@ -33,7 +34,7 @@ def _legend(fig, colours, more=()):
 
 
 @figure(
-    "10.1", networks="timm, own input size, at initialisation",
+    "10.1", rests_on=("timm",), networks="timm, own input size, at initialisation",
     caption="Every measured architecture of timm: multiply-adds against the mean distance of the last block, and against "
     "the part of its effective receptive field that lies within a third of the side around its centre.",
     alt="Two scatter plots over a logarithmic axis of multiply-adds, one dot a network, the largest families coloured.",
@@ -60,7 +61,7 @@ def draw_cost(root="."):
 
 
 @figure(
-    "10.2", networks="timm, own input size, at initialisation; accuracies published by timm",
+    "10.2", rests_on=("timm",), networks="timm, own input size, at initialisation; accuracies published by timm",
     caption="Context at initialisation against ImageNet top-1, one dot a network. Hollow: families kept back, which "
     "are shown and tested once, when all is measured.",
     alt="Three scatter plots of top-1 accuracy over the share of the image in the receptive field, the part of the "
@@ -93,7 +94,7 @@ def draw_accuracy(root="."):
 
 
 @figure(
-    "10.3", networks="timm, own input size, at initialisation; accuracies published by timm",
+    "10.3", rests_on=("timm",), networks="timm, own input size, at initialisation; accuracies published by timm",
     caption="What each hypothesis came to, in points of top-1 at 80 %, with parameters, multiply-adds, test size, training "
     "and family in the model. Thick: 95 % of a bootstrap over families; thin: corrected for the number of hypotheses. Grey: "
     "effects that would not matter in practice.",
