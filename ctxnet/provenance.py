@@ -43,9 +43,9 @@ def collect(data_manifest=None, root=".", device=None):
 def subject(commit, root="."):
     """First line of a commit's message; None where the commit or git is not there.
 
-    ``commit`` comes from a record, so anything but 40 hex digits names no commit here.
+    ``commit`` comes from a record, so anything but 12 to 40 hex digits names no commit here.
     """
-    if not is_commit(commit):
+    if not (isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{12,40}", commit)):
         return None
     return _git(root, "show", "--no-patch", "--format=%s", "--end-of-options", commit)
 
