@@ -10,7 +10,15 @@ from .measure import (
     mean_distance,
     receptive_field,
 )
-from .models import count_parameters, create_model, create_segmenter, list_models, list_segmenters, register_timm
+from .models import (
+    count_parameters,
+    create_model,
+    create_segmenter,
+    list_models,
+    list_segmenters,
+    list_trained,
+    register_timm,
+)
 
 __version__ = "0.1.0"
 
@@ -24,6 +32,7 @@ __all__ = [
     "effective_receptive_field",
     "list_models",
     "list_segmenters",
+    "list_trained",
     "mean_distance",
     "receptive_field",
     "register_timm",

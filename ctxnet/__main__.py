@@ -1,4 +1,4 @@
-"""The command line: ``ctxnet list | train | campaign | measure | atlas | compare | report | site``."""
+"""The command line: ``ctxnet list | train | campaign | keep | measure | atlas | compare | report | site``."""
 
 import argparse
 import dataclasses
@@ -34,6 +34,7 @@ NEEDS = {
     "list": "timm",
     "train": "train,timm",
     "campaign": "train,timm",
+    "keep": "train,timm",
     "measure": "train,timm,plot",
     "report": "paper",
     "atlas": "train,timm,plot",
@@ -84,6 +85,14 @@ def _train(args):
     result = go(protocol, args.variant, args.seed, root=args.root, max_minutes=args.max_minutes, progress=not args.quiet)
     if result.record:
         print(f"{outcome(result.record)} of {result.record['n']}; {result.folder}")
+
+
+def _keep(args):
+    from .training import load_protocol
+    from .training.keep import keep
+
+    path, about = keep(load_protocol(args.protocol, args.params), args.variant, args.seed, root=args.root)
+    print(f"top-1 {about['top1_half']:.2%} of {about['n']} in half precision, {about['top1']:.2%} by the record; {path}")
 
 
 def _campaign(args):
@@ -288,6 +297,11 @@ def build_parser():
     sub_campaign.add_argument("--dry-run", action="store_true", help="print the plan with minutes per run")
     sub_campaign.add_argument("--quiet", action="store_true", help="no progress bar")
 
+    sub_keep = command("keep", _keep, "Put the weights of a finished run among the trained networks of the package.")
+    sub_keep.add_argument("--protocol", required=True, help="a group of params.yaml")
+    sub_keep.add_argument("--variant", required=True, help="a name from `list`")
+    sub_keep.add_argument("--seed", type=_seed, default=0, help="of the run")
+
     sub_measure = command("measure", _measure, "Measure RF, ERF and mean distance of a full-size network at initialisation.")
     which = sub_measure.add_mutually_exclusive_group(required=True)
     which.add_argument("--variant", help="a name from `list`")
@@ -331,7 +345,7 @@ def build_parser():
     sub_site.add_argument("--no-pdf", action="store_true", help="do not print the paper, which takes a Chromium")
     sub_site.add_argument("--root", default=".", help="folder that holds notebooks and results")
 
-    for each in (sub, sub_campaign, sub_measure, sub_report):
+    for each in (sub, sub_campaign, sub_keep, sub_measure, sub_report):
         each.add_argument("--root", default=".", help="folder that holds params.yaml, data and results")
         each.add_argument("--params", default="params.yaml", help="settings file")
     return parser

@@ -10,8 +10,11 @@ from ..naming import require_known, unknown_name
 from .cifar import create_cifar
 from .comparison import create_comparison
 from .resnet import ResNet
+from .trained import read_trained
 from .variants import VARIANTS
 from .weights import load_plain_weights, read_state_dict, torchvision_state_dict
+
+FULL_WIDTH = 64
 
 
 def list_models(pattern="*"):
@@ -26,7 +29,7 @@ def list_models(pattern="*"):
     return names
 
 
-def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop_rate=0.0, init_seed=None,
+def create_model(name, *, num_classes=10, seed=0, width=FULL_WIDTH, input_size=224, drop_rate=0.0, init_seed=None,
                  draw_seed=None, scale_head=False, pretrained=False, **overrides):
     """Build a network of the thesis, or a variation of one.
 
@@ -44,7 +47,9 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
         draw_seed: decides random positions instead of ``seed``.
         scale_head: also scale HRNet's classification head by ``width``; without effect on other networks.
         pretrained: True downloads torchvision's ImageNet weights; a path (``.safetensors``, ``.pth``) or a state
-            dict loads those of a plain ResNet of the same depth and width. See ``load_plain_weights``.
+            dict loads those of a plain ResNet of the same depth and width, see ``load_plain_weights``. "small" gives a
+            row of ``list_trained()`` as this project trained it on Imagenette, in eval mode: width, input size and seeds are
+            those of its training, and ``model.trained`` says what is known of it (``ctxnet.models.trained.read_trained``).
         **overrides: arguments of :class:`ctxnet.models.resnet.ResNet` that replace or extend the row's own:
             ``context``, ``k``, ``d``, ``encoding``, ``tile``, ``stages``, ``blocks``, ``dilation``, ``spatial``,
             ``downsample``, ``zero_init``, ``offset_scale``.
@@ -53,6 +58,8 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
         ValueError: on a wrong name or value, with the nearest valid one.
     """
     variant = VARIANTS[require_known("model", name, VARIANTS)]
+    if isinstance(pretrained, str) and pretrained == "small":
+        return _as_trained(name, num_classes, width, overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed if init_seed is None else init_seed)
         if isinstance(variant.arch, str):
@@ -75,6 +82,21 @@ def create_model(name, *, num_classes=10, seed=0, width=64, input_size=224, drop
         state = torchvision_state_dict(variant.arch) if pretrained is True else read_state_dict(pretrained)
         load_plain_weights(model, state)
     return model
+
+
+def _as_trained(name, num_classes, width, overrides):
+    """A row of :func:`ctxnet.models.trained.list_trained`; a classifier of another size starts afresh."""
+    state, about = read_trained(name)
+    chosen = about["network"] | {"num_classes": num_classes}
+    if overrides or width not in (FULL_WIDTH, chosen["width"]):
+        given = ", ".join(overrides) or f"width={width}"
+        raise ValueError(f"{name}, pretrained='small': trained as it stands at width={chosen['width']}; it takes no {given}")
+    model = create_model(name, **chosen)
+    if num_classes != len(about["classes"]):
+        state |= {key: tensor for key, tensor in model.state_dict().items() if key.startswith("fc.")}
+    model.load_state_dict(state)
+    model.trained = about
+    return model.eval()
 
 
 def count_parameters(model):

@@ -160,17 +160,22 @@ def network(protocol, variant, seeds, *, num_classes):
     Raises:
         ValueError: for a setting that this variant does not have, such as ``zero_init`` of a network of timm.
     """
-    sizes = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
-    chosen = {"drop_rate": protocol.drop_rate, "scale_head": protocol.scale_offsets}
-    task = TASKS[protocol.task]
-    if isinstance(VARIANTS[task.backbone(variant)].arch, int):
+    chosen = network_arguments(protocol, variant, seeds, num_classes=num_classes)
+    return TASKS[protocol.task].create(variant, protocol, **chosen)
+
+
+def network_arguments(protocol, variant, seeds, *, num_classes):
+    """What :func:`network` asks of ``create_model``, beside the name: a dict that JSON can hold."""
+    chosen = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
+    chosen |= {"seed": seeds.seed, "drop_rate": protocol.drop_rate, "scale_head": protocol.scale_offsets}
+    if isinstance(VARIANTS[TASKS[protocol.task].backbone(variant)].arch, int):
         if protocol.zero_init:
             chosen["zero_init"] = True
         if protocol.scale_offsets:
             chosen["offset_scale"] = protocol.image_size / 224
     if protocol.by_layer or seeds.init != seeds.seed or seeds.draw != seeds.seed:
         chosen |= {"init_seed": seeds.init, "draw_seed": seeds.draw}
-    return task.create(variant, protocol, seed=seeds.seed, **sizes, **chosen)
+    return chosen
 
 
 def initial_context(protocol, variant, seeds, images, *, num_classes):
