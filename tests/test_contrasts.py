@@ -1,5 +1,6 @@
 """Contrasts: against Welch's t, by simulation, and their file."""
 
+import dataclasses
 import datetime
 from pathlib import Path
 
@@ -57,6 +58,36 @@ def test_nothing_is_tested_before_all_replicates_are_there_and_nothing_after_cou
     assert contrast(hypothesis({"a": 1, "b": -1}), {"a": values}).verdict(0.0) == "open: b has 0 of 12 replicates"
     more = contrast(hypothesis({"a": 1, "b": -1}), {"a": [*values, 99.0], "b": [*values, -99.0]})
     assert more.estimate == 0
+
+
+def test_two_looks_err_no_more_often_than_one_and_find_what_is_there_early():
+    def looked(values, count):
+        two = dataclasses.replace(hypothesis({"a": 1, "b": -1}), first_look=6)
+        return contrast(two, {row: some[:count] for row, some in values.items()})
+
+    random = np.random.default_rng(3)
+    null = [{row: random.normal(70, 1, 12) for row in "ab"} for _ in range(3000)]
+    early, late = ([looked(values, count).p <= 0.05 for values in null] for count in (6, 12))
+    assert np.all(np.array(late) >= np.array(early))  # what was shown stays shown
+    assert 0.015 < np.mean(early) < 0.035 and 0.03 < np.mean(late) <= 0.055
+    clear = looked({"a": np.linspace(2, 4, 12), "b": np.linspace(-1, 1, 12)}, 6)
+    assert clear.looked == 6 and not clear.complete and clear.verdict(clear.p) == "shown"
+    unclear = looked({"a": np.linspace(-1, 1, 12), "b": np.linspace(-1, 1, 12)}, 7)
+    assert unclear.verdict(unclear.p) == "open: a has 7 of 12 replicates; the look at 6 settled nothing"
+    values = {"a": np.linspace(0.2, 1.2, 12), "b": np.linspace(-1, 1, 12)}
+    one = contrast(hypothesis({"a": 1, "b": -1}), values)
+    first = stats.ttest_ind(values["a"][:6], values["b"][:6], equal_var=False, alternative="greater").pvalue
+    assert looked(values, 12).p == pytest.approx(2 * min(one.p, first)) and looked(values, 12).estimate == one.estimate
+
+
+def test_a_look_takes_the_first_seeds_and_no_others():
+    two = dataclasses.replace(hypothesis({"a": 1, "b": -1}), first_look=6)
+    values = np.linspace(-1, 1, 12)
+    gap = np.where(np.arange(12) == 5, np.nan, values)
+    assert contrast(two, {"a": gap, "b": values}).looked == 0
+    assert contrast(two, {"a": gap, "b": values}).verdict(1.0) == "open: a has 11 of 12 replicates"
+    late = np.where(np.arange(12) == 6, np.nan, values)
+    assert contrast(two, {"a": late, "b": values}).looked == 6
 
 
 def test_a_difference_the_other_way_is_refuted():

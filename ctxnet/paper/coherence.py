@@ -37,6 +37,11 @@ def planned(root="."):
     return len(results.settings_of(PROTOCOL, root).seeds)
 
 
+def first_look(root="."):
+    """Replicates of every cell before which no hypothesis is tested."""
+    return min(min(one.looks) for one in hypotheses(root))
+
+
 def replicates(root="."):
     """The planned runs that are there, as :func:`results.replicates` gives them: neither crossed nor further seeds."""
     seeds = set(results.settings_of(PROTOCOL, root).seeds)
@@ -47,10 +52,9 @@ def replicates(root="."):
 def tested(root="."):
     """list of (:class:`ctxnet.paper.contrasts.Contrast`, p after Holm's correction), one for every hypothesis; points."""
     every = hypotheses(root)
-    runs = replicates(root)
-    planned = max((one.replicates for one in every), default=0)
-    runs = runs[runs["seed"].isin(range(planned))]
-    return family(every, {row: list(each["top1"]) for row, each in runs.groupby("variant")})
+    seeds = range(max((one.replicates for one in every), default=0))
+    return family(every, {row: list(each.set_index("seed")["top1"].reindex(seeds))
+                          for row, each in replicates(root).groupby("variant")})  # fmt: skip
 
 
 def contrasts(root="."):
@@ -194,13 +198,22 @@ def contrast_table(root="."):
     caption = (
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
         f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
-        f"{len(frame)}, margin of equivalence, replicates of each cell. A contrast is tested when every cell has all of its "
-        "replicates and stays open until then, whatever its numbers look like. Parameters without classifier, multiply-adds "
-        "per image and training loss of the last epoch: cells with positive / negative weight, loss as the mean over the "
-        "replicates that are there."
+        f"{len(frame)}, margin of equivalence, replicates of each cell. {_when(root)} Parameters without classifier, "
+        "multiply-adds per image and training loss of the last epoch: cells with positive / negative weight, loss as the "
+        "mean over the replicates that are there."
     )
     numbers = [column for column in range(1, len(header)) if header[column] != "verdict"]
     return words.Table(header, rows, numbers, "6.1", caption, rests_on=(PROTOCOL,), file=FILES["contrasts"])
+
+
+def _when(root):
+    """When a contrast is tested, in a sentence or two."""
+    looks = {one.looks for one in hypotheses(root)}
+    if {len(each) for each in looks} != {2} or len(looks) > 1:
+        return "A contrast is tested when every cell has all of its replicates, and open until then, whatever it looks like."
+    first, last = looks.pop()
+    return (f"A contrast is tested twice, with the first {first} and with all {last} replicates of every cell, each time at "
+            "half the level (p is doubled), and open until then, whatever it looks like.")  # fmt: skip
 
 
 def _pair(line, key, unit, form):

@@ -6,7 +6,8 @@ variances, with Satterthwaite's degrees of freedom (Welch 1947; for two cells th
 
 Hypotheses stand in ``hypotheses.yaml`` with the date on which they were written, the rows, the number of replicates and
 the margin. They are tested once every cell has all of its replicates and not before: looking after every replicate would
-make one verdict in five a false one. Replicates beyond the planned ones do not count.
+make one verdict in five a false one. A hypothesis may name one earlier look; p is then doubled at both, so that together
+they err no more often than one (Bonferroni). Replicates beyond the planned ones do not count.
 """
 
 import bisect
@@ -36,6 +37,7 @@ class Hypothesis:
         cells: {row: weight}; weights add up to 0, the positive ones to 1.
         replicates: seeds 0 … ``replicates`` − 1 of every cell.
         margin: points of top-1, for "equivalent" alone.
+        first_look: replicates of every cell, seeds 0 …, at which it is tested a first time; 0: not before all are there.
         written: date.
     """
 
@@ -47,6 +49,12 @@ class Hypothesis:
     replicates: int
     written: datetime.date
     margin: float = 0.0
+    first_look: int = 0
+
+    @property
+    def looks(self):
+        """Numbers of replicates at which it is tested."""
+        return (self.first_look, self.replicates) if self.first_look else (self.replicates,)
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,10 @@ class Contrast:
     Attributes:
         estimate, low, high: of the contrast; the interval holds 95 %.
         error, degrees: standard error and its degrees of freedom.
-        p: of the test that the hypothesis names, one-sided ("greater") or the larger of two one-sided ("equivalent").
-        counts: {row: replicates used}.
+        p: of the test that the hypothesis names, one-sided ("greater") or the larger of two one-sided ("equivalent"); with
+            two looks the smaller one so far, doubled.
+        counts: {row: replicates at hand, of the planned ones}.
+        looked: replicates of each cell that were tested; 0: none yet.
     """
 
     hypothesis: Hypothesis
@@ -68,6 +78,7 @@ class Contrast:
     degrees: float = math.nan
     p: float = math.nan
     counts: dict = field(default_factory=dict)
+    looked: int = 0
 
     @property
     def complete(self):
@@ -75,11 +86,12 @@ class Contrast:
 
     def verdict(self, p):
         """"shown", "refuted", "not shown", or "open: …" with what is missing; ``p`` is the corrected one."""
+        if self.looked and p <= LEVEL:
+            return "shown"
         if not self.complete:
             row, count = min(self.counts.items(), key=lambda item: item[1])
-            return f"open: {row} has {count} of {self.hypothesis.replicates} replicates"
-        if p <= LEVEL:
-            return "shown"
+            looked = f"; the look at {self.looked} settled nothing" if self.looked else ""
+            return f"open: {row} has {count} of {self.hypothesis.replicates} replicates{looked}"
         margin = self.hypothesis.margin
         against = self.high < 0 if self.hypothesis.kind == "greater" else self.low > margin or self.high < -margin
         return "refuted" if against else "not shown"
@@ -108,6 +120,8 @@ def _hypothesis(where, name, entry):
         raise ValueError(f"{where}: weights of cells must add up to 0 and the positive ones to 1, not {made.cells}")
     if (made.kind == "equivalent") != (made.margin > 0):
         raise ValueError(f"{where}: a margin above 0 belongs to kind 'equivalent' and to no other, not {made.margin:g}")
+    if made.first_look and not 3 <= made.first_look < made.replicates:
+        raise ValueError(f"{where}.first_look={made.first_look} must lie in [3, {made.replicates - 1}], before the last")
     return made
 
 
@@ -115,28 +129,39 @@ def contrast(hypothesis, values, shared=(0.0, 2)):
     """Test one hypothesis.
 
     Args:
-        values: {row: sequence of numbers}, one per replicate in the order of their seeds; those beyond the planned
-            number are left out. A row may be missing.
+        values: {row: sequence of numbers}, one per replicate in the order of their seeds, NaN for one that is missing; those
+            beyond the planned number are left out. A row may be missing.
         shared: (variance, count): what the choice of test images, the same for all rows, adds to the variance of the
             contrast, and of how many independent parts of them that was estimated.
 
     Returns:
-        :class:`Contrast`; its numbers are NaN unless every cell is complete.
+        :class:`Contrast`; its numbers are those of the last look that every cell has the replicates for, else NaN.
     """
     planned = hypothesis.replicates
-    cells = {row: np.asarray(values.get(row, ())[:planned], dtype=float) for row in hypothesis.cells}
-    counts = {row: len(cell) for row, cell in cells.items()}
-    if min(counts.values()) < planned:
+    cells = {row: np.full(planned, math.nan) for row in hypothesis.cells}
+    for row, cell in cells.items():
+        some = values.get(row, ())[:planned]
+        cell[: len(some)] = some
+    counts = {row: int(np.isfinite(cell).sum()) for row, cell in cells.items()}
+    looks = [n for n in hypothesis.looks if all(np.isfinite(cell[:n]).all() for cell in cells.values())]
+    if not looks:
         return Contrast(hypothesis, counts=counts)
+    found = [_look(hypothesis, {row: cell[:n] for row, cell in cells.items()}, n, shared) for n in looks]
+    p = min(1.0, len(hypothesis.looks) * min(each[-1] for each in found))
+    return Contrast(hypothesis, *found[-1][:-1], p, counts, looks[-1])
+
+
+def _look(hypothesis, cells, count, shared):
+    """(estimate, low, high, error, degrees, p) from ``count`` replicates of every cell."""
     weights = hypothesis.cells
     estimate = float(sum(weights[row] * cell.mean() for row, cell in cells.items()))
-    parts = [weights[row] ** 2 * cell.var(ddof=1) / planned for row, cell in cells.items()]
-    error, degrees = map(float, standard_error([*parts, shared[0]], [*[planned] * len(parts), shared[1]]))
+    parts = [weights[row] ** 2 * cell.var(ddof=1) / count for row, cell in cells.items()]
+    error, degrees = map(float, standard_error([*parts, shared[0]], [*[count] * len(parts), shared[1]]))
     half = stats.t.ppf(1 - LEVEL / 2, degrees) * error
     p = p_above(estimate, error, degrees)
     if hypothesis.kind == "equivalent":
         p = max(p_above(side, error, degrees, -hypothesis.margin) for side in (estimate, -estimate))
-    return Contrast(hypothesis, estimate, float(estimate - half), float(estimate + half), error, degrees, float(p), counts)
+    return estimate, float(estimate - half), float(estimate + half), error, degrees, float(p)
 
 
 def family(hypotheses, values, shared=lambda hypothesis: (0.0, 2)):
@@ -173,8 +198,8 @@ def replicates_needed(found, tests=1):
         sides = [hypothesis.margin - found.estimate, hypothesis.margin + found.estimate]
 
     def enough(count):
-        error = found.error * math.sqrt(hypothesis.replicates / count)
-        degrees = found.degrees * (count - 1) / (hypothesis.replicates - 1)
+        error = found.error * math.sqrt(found.looked / count)
+        degrees = found.degrees * (count - 1) / (found.looked - 1)
         threshold = stats.t.isf(LEVEL / tests, degrees)
         missed = sum(1 - stats.nct.sf(threshold, degrees, side / error) for side in sides)
         return 1 - missed >= POWER
