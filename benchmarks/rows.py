@@ -7,6 +7,7 @@ turn, so that a busy machine slows all alike. On a CPU it is the time of the pro
 """
 
 import argparse
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ def main():
         rows = measure(protocol, rows_of(protocol, load_params(path)), repeats=args.repeats, device=args.device)
         table += [[name, *row] for row in rows]
         size = f"{protocol.image_size} px, width {protocol.width}, batch {protocol.batch_size}, {protocol.precision}"
-        notes.append(f"{name}: {size}, medians of {args.repeats} steps.")
+        notes.append(f"{name}: {size}, medians of {args.repeats} steps; load of the machine {os.getloadavg()[0]:.1f}.")
     report("rows", ["protocol", "row", "ms", f"time ÷ {BASELINE}"], table, device=args.device, notes=notes)
 
 

@@ -96,10 +96,9 @@ def _times(protocol, root):
     return {}
 
 
-def too_dear(row, protocol, root="."):
-    """Which limits of :data:`MOST` a row exceeds at a protocol's sizes, as far as its costs are known: list of keys."""
-    cost = costs(protocol, root).get(row, {})
-    return [key for key, most in MOST.items() if cost.get(key, math.nan) > most]
+def too_dear(cost):
+    """Which limits of :data:`MOST` the costs of a row exceed, as far as they are known: list of keys."""
+    return [key for key, most in MOST.items() if cost[key] > most]
 
 
 # ---- numbers ----------------------------------------------------------------------------------------------------------
@@ -242,6 +241,18 @@ def cost_table(root="."):
     return words.Table(header, lines, range(1, len(header)), "8.2", caption, after)
 
 
+def limit_text(root="."):
+    """Which rows take more time than :data:`MOST` allows, where it was measured: one sentence."""
+    parts = []
+    for protocol in PROTOCOLS:
+        cost = costs(protocol, root)
+        if any(not math.isnan(each["time"]) for each in cost.values()):
+            slow = [VARIANTS[row].label for row, each in cost.items() if "time" in too_dear(each)]
+            parts.append(f"at {size(protocol, root)} {len(slow)} of {len(cost)} rows: {', '.join(slow) or 'none'}")
+    limit = f"{100 * (MOST['time'] - 1):.0f} %"
+    return f"Over the limit of {limit} more time, on the machine that was measured: {'; '.join(parts) or 'open'}."
+
+
 def percent(ratio):
     """A ratio to plain ResNet-50 as what it adds: "+6.1 %"."""
     return "–" if words.unknown(ratio) else words.minus(f"{100 * (ratio - 1):+.1f} %")
@@ -252,12 +263,13 @@ def row_table(root="."):
     header = ["row", "image", "n", "top-1 %", "95 % interval", "s.d.", "training loss"]
     header += [key.replace("_", "-") for key in SHARES]
     lines, frame = [], rows(root)
+    about = {name: (size(name, root), len(planned(name, root)[1])) for name in PROTOCOLS}
     for line in frame.to_dict("records"):
+        where, seeds = about[line["protocol"]]
         between = "–" if words.unknown(line["low"]) else f"{line['low']:.1f}–{line['high']:.1f}"
         between += f" {words.IMAGES_ONLY}" if line["interval_over"] == "images" else ""
-        seeds = len(planned(line["protocol"], root)[1])
         numbers = [words.or_dash(line[key], form) for key, form in (("sd", ".2f"), ("train_loss", ".3f"))]
-        first = [line["architecture"], size(line["protocol"], root), f"{line['n']} of {seeds}"]
+        first = [line["architecture"], where, f"{line['n']} of {seeds}"]
         spent = [percent(line[key]) for key in SHARES]
         lines.append([*first, words.or_dash(line["top1"], ".2f"), between, *numbers, *spent])
     caption = (
@@ -283,9 +295,9 @@ def _answer(frame, root):
         return "nothing was asked."
     if count["open"] == len(asked):
         return f"**open**, all {len(asked)} blocks; no row has all of its replicates yet."
-    named = []
+    named, cost = [], costs(asked["protocol"].iloc[0], root)
     for line in asked[asked["goal"] == "reached"].to_dict("records"):
-        dear = too_dear(line["row"], line["protocol"], root)
+        dear = too_dear(cost[line["row"]]) if line["row"] in cost else []
         limit = f", but costs too much {' and '.join(dear)}" if dear else ""
         named.append(f"{VARIANTS[line['row']].label} ({line['estimate']:+.2f} points{limit})")
     text = f"{count['reached']} of {len(asked)} blocks reach the goal" + (f": {', '.join(named)}." if named else ".")

@@ -296,6 +296,29 @@ def _far(dose):
     return "none" if dose == 0 else words.or_dash(float(dose), ".0f")
 
 
+def summary(root="."):
+    """Which rows read most images as far as their receptive fields promise, and which stop short, as a Markdown list.
+
+    Over the doses that a row was run at; exploratory.
+    """
+    known = [line for line in looks(root).to_dict("records") if line["n"]]
+    if not known:
+        return "- Open: no row has been run."
+    table = cells("probe", root)
+    run = {row: mine["dose"].tolist() for row, mine in table[table["n"] > 0].groupby("row")}
+    whole, short = [], []
+    for line in known:
+        asked = [dose for dose in run[line["row"]] if dose <= line["promised"]]
+        most = table[(table["row"] == line["row"]) & table["dose"].isin(asked)]
+        held = int((most["low"] > 100 * HALF).sum())
+        (whole if held == len(asked) else short).append(f"{line['architecture']} ({held} of {len(asked)})")
+    lines = [f"- {len(whole)} of {len(known)} rows read most images at every distance that they were run at and promised: "
+             f"{', '.join(whole) or 'none'}."]  # fmt: skip
+    if short:
+        lines.append(f"- {len(short)} fall short of the promise, at so many of these distances: {', '.join(short)}.")
+    return "\n".join(lines)
+
+
 def prediction_table(root="."):
     """:func:`predictions` as a :class:`ctxnet.paper.words.Table`."""
     lines = []

@@ -56,14 +56,6 @@ def _cells(task, root):
     return table
 
 
-def _limits(ax, task, doses, root):
-    """Chance, and the perfect reader as it was measured at each dose."""
-    places = [reach.DOSES.index(dose) for dose in doses] if task == "probe" else list(range(len(doses)))
-    ax.axhline(100 * reach.CHANCE[task], color=GREY, linestyle=":", linewidth=1, label="chance")
-    read = [100 * reach.perfect(task, dose, root) for dose in doses]
-    ax.plot(places, read, color=GREY, linestyle="--", linewidth=1, label="perfect reader")
-
-
 @figure(
     "7.2", rests_on=("reach",), networks=NETWORKS,
     caption="Top-1 on the probe set over the distance of the marks, with 95 % intervals over seeds and images. Filled: the "
@@ -75,9 +67,10 @@ def _limits(ax, task, doses, root):
 )  # fmt: skip
 def doses(root="."):
     table, (_, seeds) = _cells("probe", root), reach.planned("probe", root)
-    fig = new_figure(height=5.6)
+    fig, read = new_figure(height=5.6), [100 * reach.perfect("probe", dose, root) for dose in reach.DOSES]
     for ax, (title, rows) in zip(fig.subplots(2, 2, sharex=True, sharey=True).flat, reach.GROUPS.items(), strict=True):
-        _limits(ax, "probe", reach.DOSES, root)
+        ax.axhline(100 * reach.CHANCE["probe"], color=GREY, linestyle=":", linewidth=1, label="chance")
+        ax.plot(read, color=GREY, linestyle="--", linewidth=1, label="perfect reader")
         for row, (colour, marker) in zip(rows, LINES, strict=False):
             _over_dose(ax, table[table["row"] == row], colour, marker, len(seeds) * len(reach.DOSES))
         ax.set(ylim=(0, 104))
