@@ -214,7 +214,7 @@ def labels(fig):
 
 def test_figures_show_what_is_there(project):
     fig = figures.show("7.2", root=project)
-    assert {"chance", "perfect reader", "ResNet-50 (6 of 27)", "one offset, reach 1 (6 of 27)"} <= set(labels(fig))
+    assert {"chance", "perfect reader", "ResNet-50 (6/27)", "reach 1 (6/27)"} <= set(labels(fig))
     assert not any("reach 2" in text for text in labels(fig))
     assert any("(1 of 9)" in text.get_text() for text in figures.show("7.4", root=project).axes[0].get_yticklabels())
     assert len(figures.show("7.3", root=project).axes) == 2 and len(figures.show("7.1").svg()) > 10_000

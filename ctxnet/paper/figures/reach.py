@@ -21,7 +21,7 @@ COLOURS = dict(zip(reach.GROUPS, (BLACK, ORANGE, BLUE, VERMILION), strict=True))
     "7.1",
     caption="What the tasks look like. Above: the probe set at four distances; the class is the bearing, in ten steps, of "
     "the blue mark from the yellow one, and marks go around the border. Below: Pathfinder with paths of 6, 9 and 14 dashes; "
-    "do the two discs lie on the ends of one path?",
+    "the class is whether the two discs lie on the ends of one path.",
     alt="Two rows of small square pictures. Above, four grey pictures with a yellow and a blue dot, from close together to "
     "half a picture apart. Below, six pictures of white dashed curves on grey, two discs in each, in pairs of connected and "
     "apart for three lengths of the path.",
@@ -67,17 +67,18 @@ def _cells(task, root):
 )  # fmt: skip
 def doses(root="."):
     table, (_, seeds) = _cells("probe", root), reach.planned("probe", root)
-    fig, read = new_figure(height=5.6), [100 * reach.perfect("probe", dose, root) for dose in reach.DOSES]
+    fig, read = new_figure(height=6.2), [100 * reach.perfect("probe", dose, root) for dose in reach.DOSES]
     for ax, (title, rows) in zip(fig.subplots(2, 2, sharex=True, sharey=True).flat, reach.GROUPS.items(), strict=True):
         ax.axhline(100 * reach.CHANCE["probe"], color=GREY, linestyle=":", linewidth=1, label="chance")
         ax.plot(read, color=GREY, linestyle="--", linewidth=1, label="perfect reader")
         for row, (colour, marker) in zip(rows, LINES, strict=False):
-            _over_dose(ax, table[table["row"] == row], colour, marker, len(seeds) * len(reach.DOSES))
+            name = VARIANTS[row].label.removeprefix("starved, ").removeprefix(f"{title.rpartition(', ')[2]}, ")
+            _over_dose(ax, table[table["row"] == row], colour, marker, name, len(seeds) * len(reach.DOSES))
         ax.set(ylim=(0, 104))
         ax.set_xticks(range(len(reach.DOSES)), reach.DOSES)
-        ax.set_title(title, fontsize=8.5)
-        if len(ax.get_legend_handles_labels()[0]) > 2:
-            ax.legend(*(some[2:] for some in ax.get_legend_handles_labels()), fontsize=6.5, frameon=True, framealpha=0.8)
+        ax.set_title(title, fontsize=8.5, pad=32)
+        found = [some[2:] for some in ax.get_legend_handles_labels()]  # without chance and the reader
+        ax.legend(*found, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, fontsize=6.5, handlelength=1.5)
     fig.supxlabel("distance of the marks, px", fontsize=9)
     fig.supylabel("top-1, %", fontsize=9)
     handles, labels = fig.axes[0].get_legend_handles_labels()
@@ -85,17 +86,16 @@ def doses(root="."):
     return fig
 
 
-def _over_dose(ax, mine, colour, marker, most):
+def _over_dose(ax, mine, colour, marker, name, most):
     if mine.empty:
         return
     places = np.array([reach.DOSES.index(dose) for dose in mine["dose"]])
-    label = VARIANTS[mine["row"].iloc[0]].label.removeprefix("starved, ")
     ax.plot(places, mine["top1"], color=colour, linewidth=1.2)
     ax.vlines(places, mine["low"], mine["high"], color=colour, linewidth=1.2)
     promised = (mine["pairs"] > 0).to_numpy()
     for chosen, face in ((promised, colour), (~promised, "white")):
         ax.plot(places[chosen], mine["top1"][chosen], marker, color=colour, markerfacecolor=face, markersize=4)
-    ax.plot([], [], marker, linestyle="-", color=colour, markersize=4, label=f"{label} ({mine['n'].sum()} of {most})")
+    ax.plot([], [], marker, linestyle="-", color=colour, markersize=4, label=f"{name} ({mine['n'].sum()}/{most})")
 
 
 @figure(
