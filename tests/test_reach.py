@@ -189,7 +189,7 @@ def test_tables_say_what_is_there(project):
     status = reach.status("probe", project)
     assert "33 of 405 runs" in status and reach.COMMANDS["probe"] in status
     text = reach.accuracy_table("probe", project).markdown()
-    assert words.ONE_SEED in text and "(" in text and "5 of 27" not in text and "| 6 of 27 |" in text
+    assert words.ONE_SEED in text and "| 90.0<br><small>85" in text and "| 6 of 27 |" in text
     assert "| 1 of 9 |" in reach.accuracy_table("pathfinder", project).markdown()
     assert "none" not in reach.look_table(project).markdown() and "| 12 |" in reach.look_table(project).markdown()
 

@@ -209,7 +209,7 @@ def contrast_table(root="."):
         f"correction. The goal is an estimate of {GOAL:.1f} point or more with that interval above zero. A contrast is open "
         "until both of its rows have all of their replicates, whatever its numbers look like."
     )
-    return words.Table(header, lines, range(1, 5), "8.1", caption, rests_on=PROTOCOLS, file=FILES["contrasts"])
+    return words.Table(header, lines, range(1, 5), "8.2", caption, rests_on=PROTOCOLS, file=FILES["contrasts"])
 
 
 def _verdict(line):
@@ -238,7 +238,7 @@ def cost_table(root="."):
         "time as well."
     )
     after = "" if any(_times(protocol, root) for protocol in PROTOCOLS) else f"Times are not measured yet; `{TIME_COMMAND}`."
-    return words.Table(header, lines, range(1, len(header)), "8.2", caption, after)
+    return words.Table(header, lines, range(1, len(header)), "8.1", caption, after)
 
 
 def limit_text(root="."):

@@ -262,7 +262,7 @@ def accuracy_table(task, root="."):
     if (frame["interval_over"] == "images").any():
         caption += f" {words.ONE_SEED}"
     header = ["row", "n", *(f"{dose} {unit}" for dose in TASKS[task])]
-    number, file = ("7.1", "reach") if task == "probe" else ("7.4", "pathfinder")
+    number, file = ("7.2", "reach") if task == "probe" else ("7.4", "pathfinder")
     rests_on = ("reach",) if task == "probe" else ("pathfinder",)
     return words.Table(header, lines, range(1, len(header)), number, caption, rests_on=rests_on, file=FILES[file])
 
@@ -271,7 +271,7 @@ def _accuracy(line):
     if not line["n"]:
         return "–"
     sign = f" {words.IMAGES_ONLY}" if line["interval_over"] == "images" else ""
-    return f"{line['top1']:.1f} ({line['low']:.1f}–{line['high']:.1f}){sign}"
+    return f"{line['top1']:.1f}<br><small>{line['low']:.1f}–{line['high']:.1f}{sign}</small>"
 
 
 def look_table(root="."):
@@ -287,9 +287,9 @@ def look_table(root="."):
         f"What the receptive field (RF) of the last block promises, and what is learned from {count:,} images. RF: side of "
         "its box; mean distance before training, mean over the blocks. Then three of the distances, in px, the largest at "
         "which the RF holds both marks in every bearing, at which the 95 % interval of top-1 lies above one half, and above "
-        "chance. A dash: not run."
+        "chance; intervals are not corrected for their number. A dash: not run."
     )
-    return words.Table(header, lines, range(1, len(header)), "7.2", caption, rests_on=("reach",), file=FILES["looks"])
+    return words.Table(header, lines, range(1, len(header)), "7.1", caption, rests_on=("reach",), file=FILES["looks"])
 
 
 def _far(dose):
