@@ -173,12 +173,18 @@ def _measure(args):
 
 
 def _report(args):
-    from .paper import coherence, dense
+    from .paper import coherence, dense, pays, reach
     from .paper.claims import write_claims
     from .paper.words import write_overview, write_tables
 
     if args.protocol == dense.PROTOCOL:
         print(dense.write_dense(args.root))
+        return
+    if args.protocol in pays.PROTOCOLS:
+        print(pays.write_pays(args.root))
+        return
+    if any(args.protocol in protocols.values() for protocols in reach.TASKS.values()):
+        print(reach.write_reach(args.root))
         return
     print(write_tables(args.protocol, args.root))
     write_claims(args.protocol, args.root)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from ctxnet.files import write_csv
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, words
 from ctxnet.paper.contrasts import family, load_hypotheses, replicates_needed, variance_parts
@@ -311,10 +310,5 @@ def write_coherence(root=".", home=None):
         That folder.
     """
     home = Path(home or Path(root) / "results" / PROTOCOL)
-    for name, frame in (("contrasts", contrasts(root)), ("cells", cells(root)), ("draws", draws(root))):
-        write_csv(home / FILES[name], list(frame.columns), [list(map(_written, row)) for row in frame.values.tolist()])
-    return home / "tables"
-
-
-def _written(value):
-    return "" if words.unknown(value) else round(value, 6) if isinstance(value, float) else value
+    frames = {"contrasts": contrasts(root), "cells": cells(root), "draws": draws(root)}
+    return words.write_frames(home, {FILES[name]: frame for name, frame in frames.items()})

@@ -12,7 +12,6 @@ import pandas as pd
 from scipy import stats
 
 from ctxnet.data.camvid import CLASSES
-from ctxnet.files import write_csv
 from ctxnet.models.segmentation import SEGMENTERS
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, words
@@ -308,12 +307,4 @@ def write_dense(root=".", home=None):
     """
     home = Path(home or Path(root) / "results" / PROTOCOL)
     made = {"contrasts": contrasts, "rows": rows, "classes": classes, "dose": dose}
-    for name, make in made.items():
-        frame = make(root)
-        write_csv(home / FILES[name], list(frame.columns), [list(map(_written, row)) for row in frame.values.tolist()])
-    return home / "tables"
-
-
-def _written(value):
-    return "" if words.unknown(value) else round(value, 6) if isinstance(value, float) else value
-
+    return words.write_frames(home, {FILES[name]: make(root) for name, make in made.items()})

@@ -128,6 +128,21 @@ def _interval(line):
     return f"{line['low']:.1f}–{line['high']:.1f}" + (f" {IMAGES_ONLY}" if line["interval_over"] == "images" else "")
 
 
+def write_frames(home, frames):
+    """Write DataFrames as CSV, ``{path below home: frame}``: six digits, nothing for NaN.
+
+    Returns:
+        ``tables`` in the folder ``home``, where these files lie.
+    """
+    for name, frame in frames.items():
+        write_csv(Path(home) / name, list(frame.columns), [list(map(_written, row)) for row in frame.values.tolist()])
+    return Path(home) / "tables"
+
+
+def _written(value):
+    return "" if unknown(value) else round(value, 6) if isinstance(value, float) else value
+
+
 # ---- tables 4.1 and following -----------------------------------------------------------------------------------------
 
 

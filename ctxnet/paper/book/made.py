@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctxnet import provenance
 from ctxnet.files import read_sealed
-from ctxnet.paper import words
+from ctxnet.paper import reach, words
 from ctxnet.paper.results import load_provenance, load_records, make_command
 from ctxnet.records import read_provenance, read_table
 from ctxnet.settings import group, read_yaml
@@ -20,8 +20,14 @@ RECORDS = {
     "context": ("", "", "results/context/runs/*/seed*/provenance.json", ""),
     "dense": ("", "", "results/dense/runs/*/seed*/provenance.json", ""),
     "timm": ("", "networks of timm", "results/timm/networks.jsonl", "probe-images"),
+    "reach": ("", "", "results/probe_d*/runs/*/seed*/provenance.json", ""),
+    "pathfinder": ("", "", "results/pathfinder_*/runs/*/seed*/provenance.json", ""),
+    "pays": ("", "", "results/pays/runs/*/seed*/provenance.json", ""),
+    "pays128": ("", "", "results/pays128/runs/*/seed*/provenance.json", ""),
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
+# How those are made that are several protocols; any other name is a protocol.
+COMMANDS = {"reach": reach.COMMANDS["probe"], "pathfinder": reach.COMMANDS["pathfinder"]}
 
 
 def build_origin(root="."):
@@ -147,7 +153,8 @@ class Origins:
             lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in self._data[self.protocol]]
         for name in rests_on:
             stage, *_, data = RECORDS[name]
-            lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}") if stage else ("command", make_command(name), ""))
+            command = COMMANDS.get(name) or make_command(name)
+            lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}") if stage else ("command", command, ""))
             for commit in sorted(self._resting[name]):
                 lines.append(("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}"))
             names = [data] if data else self._data[name]

@@ -1,0 +1,365 @@
+"""Chapter 7: how far can a network look? Numbers and tables from the records of the probe set and of Pathfinder, by dose.
+
+The dose is the distance that a network has to look: pixels between two marks, or dashes of a path. Nothing here was written
+down before the runs, so all of it is exploratory. The records are those of :data:`TASKS`, whichever protocol the other
+chapters show; receptive fields and effective receptive fields are read from them, never measured here.
+"""
+
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ctxnet.data import pathfinder, probe
+from ctxnet.measure.summary import rf_side
+from ctxnet.models.variants import VARIANTS
+from ctxnet.paper import results, statistics, words
+from ctxnet.paper.law import family_draws, partial_spearman
+from ctxnet.training import load_params, rows_of
+
+DOSES = (4, 6, 8, 10, 12, 16, 20, 24, 30)  # px
+TASKS = {
+    "probe": {dose: f"probe_d{dose}" for dose in DOSES},
+    "pathfinder": {dashes: f"pathfinder_{dashes}" for dashes in pathfinder.LENGTHS},
+}
+CHANCE = {"probe": 1 / len(probe.CLASSES), "pathfinder": 1 / len(pathfinder.CLASSES)}
+COMMANDS = {
+    "probe": f"for d in {' '.join(map(str, DOSES))}; do python -m ctxnet campaign --protocol probe_d$d; done",
+    "pathfinder": "for n in 6 9 14; do python -m ctxnet campaign --protocol pathfinder_$n; done",
+}
+FILES = {name: f"tables/{name}.csv" for name in ("reach", "looks", "pathfinder")}
+GROUPS = {  # panels of figures, and the order of tables
+    "as the thesis has them": ("resnet50", "resnet50_dilated4", "resnet50_perm1", "resnet50_random_dilated8"),
+    "starved, and controls": ("starved_resnet50", "starved_identity", "starved_mean"),
+    "starved, one offset": tuple(f"starved_shift{reach}" for reach in ("1", "2", "4", "map")),
+    "starved, permuted": tuple(f"starved_permute{reach}" for reach in ("1", "2", "4", "map")),
+}
+HALF = 0.5  # "in most images"
+TWICE = 2  # times chance: a run has begun to answer; far above the scatter of 1,000 images
+COLUMNS = ["row", "dose", "seed", "top1", "images", "distance", "side", "promised", "pairs", "mass"]
+CELL_COLUMNS = ["row", "architecture", "dose", "n", "top1", "low", "high", "interval_over", "sd", "pairs"]
+
+
+# ---- records ----------------------------------------------------------------------------------------------------------
+
+
+def planned(task, root="."):
+    """(rows, seeds) that each protocol of a task is to train: rows of :data:`GROUPS` first, in their order."""
+    settings = results.settings_of(next(iter(TASKS[task].values())), root)
+    rows = [row for row in rows_of(settings, load_params(Path(root) / "params.yaml")) if row in VARIANTS]
+    order = [row for some in GROUPS.values() for row in some]
+    return sorted(rows, key=lambda row: order.index(row) if row in order else len(order)), settings.seeds
+
+
+def runs(task, root="."):
+    """The planned runs that are there, as a DataFrame with :data:`COLUMNS`.
+
+    ``top1`` in percent; ``images``: training images seen when top-1 first passed :data:`TWICE` times chance, NaN if it never
+    did; ``distance``: mean distance before training in px, mean over the blocks. Of the last block of the trained network:
+    ``side`` of the box around its receptive field (px) and, NaN for Pathfinder, ``pairs`` (:func:`pairs_seen`), ``promised``
+    (largest of :data:`DOSES` where that is above zero, 0 for none) and ``mass`` (:func:`mass_beyond` half the dose; also NaN
+    without a gradient).
+    """
+    folders = [Path(root) / "results" / name for name in TASKS[task].values()]
+    paths = sorted(path for folder in folders for path in folder.glob("runs/*/seed*/record.json"))
+    return _runs(task, str(root), tuple((str(path), path.stat().st_mtime_ns) for path in paths)).copy()
+
+
+@functools.lru_cache(maxsize=8)
+def _runs(task, root, stamp):  # stamp: all records, so that new ones are read
+    (rows, seeds), lines = planned(task, root), []
+    for dose, protocol in TASKS[task].items():
+        known = results.replicates(protocol, root)
+        shown = load_params(Path(root) / "params.yaml")[task]["train_images"]
+        for about in known[known["variant"].isin(rows) & known["seed"].isin(seeds)].to_dict("records"):
+            history = results.load_history(protocol, about["variant"], about["seed"], root)
+            profile = results.load_profile(protocol, about["variant"], about["seed"], root)
+            line = {"row": about["variant"], "dose": dose, "seed": about["seed"], "top1": about["top1"]}
+            line |= {"images": _images(history, shown, task), "distance": about["distance"]}
+            line |= {"side": rf_side(profile.rf[-1]), "promised": math.nan, "pairs": math.nan, "mass": math.nan}
+            if task == "probe":
+                pairs = {each: pairs_seen(profile.rf[-1].numpy(), each) for each in DOSES}
+                line |= {"pairs": pairs[dose], "promised": max((each for each in DOSES if pairs[each] > 0), default=0)}
+                line["mass"] = mass_beyond(profile.erf[-1].numpy(), profile.center[-1].numpy(), dose / 2)
+            lines.append(line)
+    frame = pd.DataFrame(lines, columns=COLUMNS)
+    return frame.sort_values(["row", "dose", "seed"], key=lambda c: c.map(rows.index) if c.name == "row" else c,
+                             ignore_index=True)  # fmt: skip
+
+
+def _images(history, shown, task):
+    """Training images until top-1 first passed :data:`TWICE` times chance (of two classes: half way from chance to all)."""
+    passed = history.loc[history["top1"] > begun(task), "epoch"]
+    return float(shown * (passed.iloc[0] + 1)) if len(passed) else math.nan
+
+
+def begun(task):
+    """The accuracy (share) from which a run counts as having begun to answer."""
+    return min(TWICE * CHANCE[task], (1 + CHANCE[task]) / 2)
+
+
+def pairs_seen(mask, dose):
+    """Share of all places of the first mark for which a feature has both marks in its receptive field, 0 … 1.
+
+    Of the ten bearings the one with the smallest share, around the border as the marks are placed. Above zero: no bearing is
+    out of reach.
+
+    Args:
+        mask: bool (S, S), the receptive field. dose: px.
+    """
+    return float(min((mask & np.roll(mask, tuple(-offset), (0, 1))).mean() for offset in probe.offsets(dose)))
+
+
+def mass_beyond(erf, center, radius):
+    """Share of an effective receptive field (S, S) that lies ``radius`` px or more from its feature; NaN if it is empty."""
+    rows, columns = np.indices(erf.shape)
+    total = float(erf.sum())
+    far = np.hypot(rows - center[0], columns - center[1]) >= radius
+    return float(erf[far].sum()) / total if total > 0 else math.nan
+
+
+def perfect(task, dose, root=".", images=200):
+    """Accuracy (share) of a reader that has the whole image before it, on images drawn as those for validation: the upper
+    line of figures, measured and not assumed."""
+    settings = results.settings_of(TASKS[task][dose], root)
+    seed = load_params(Path(root) / "params.yaml")[task]["valid_seed"]
+    if task == "pathfinder":
+        shown, labels = pathfinder.make_pathfinder(images, image_size=settings.image_size, dashes=dose, seed=seed)
+        return float((pathfinder.read_pathfinder(shown) == labels).mean())
+    size = {"image_size": settings.image_size, "distance": dose, "mark": settings.mark}
+    shown, labels = probe.make_probe(images, **size, seed=seed)
+    return float((probe.read_probe(shown, dose) == labels).mean())
+
+
+# ---- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def cells(task, root="."):
+    """Every row at every dose as a DataFrame with :data:`CELL_COLUMNS`; percent, NaN without a run.
+
+    ``low``/``high``: 95 % over seeds and images, or over images alone of a single seed (Wilson), as ``interval_over`` says.
+    ``pairs``: mean over the runs.
+    """
+    seen, (rows, _), lines = runs(task, root), planned(task, root), []
+    for dose, protocol in TASKS[task].items():
+        here = seen[seen["dose"] == dose]
+        known = here.rename(columns={"row": "variant"})
+        answers = results.read_answers(protocol, rows, known.assign(top1=known["top1"] / 100), root)
+        for row in rows:
+            mine = here[here["row"] == row]
+            line = dict.fromkeys(CELL_COLUMNS, math.nan) | {"row": row, "architecture": VARIANTS[row].label, "dose": dose}
+            line |= {"n": len(mine), "interval_over": "", "sd": mine["top1"].std(), "pairs": mine["pairs"].mean()}
+            if len(mine):
+                mean, low, high, line["interval_over"] = statistics.row_interval(answers[row][1])
+                line |= {"top1": 100 * mean, "low": 100 * low, "high": 100 * high}
+            lines.append(line)
+    return pd.DataFrame(lines, columns=CELL_COLUMNS)
+
+
+def looks(root="."):
+    """How far each row looks on the probe set, as a DataFrame: what its receptive field promises beside what is learned.
+
+    Columns: ``row``, ``architecture``, ``n`` (runs), ``side`` (px, of the last block's receptive field), ``distance`` (px,
+    before training, mean over blocks) and three doses, the largest at which: ``promised``, that field holds both marks in
+    every bearing; ``most`` and ``some``, the interval of top-1 lies above one half, and above chance. 0: at none; NaN
+    without a run.
+    """
+    seen, table, lines = runs("probe", root), cells("probe", root), []
+    for row in planned("probe", root)[0]:
+        mine, known = seen[seen["row"] == row], table[(table["row"] == row) & (table["n"] > 0)]
+        line = {"row": row, "architecture": VARIANTS[row].label, "n": len(mine)}
+        line |= {key: mine[key].max() if len(mine) else math.nan for key in ("side", "promised")}
+        line["distance"] = mine["distance"].mean()
+        line["most"] = _largest(known, known["low"] > 100 * HALF)
+        line["some"] = _largest(known, known["low"] > 100 * CHANCE["probe"])
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _largest(known, chosen):
+    if not len(known):
+        return math.nan
+    return float(known.loc[chosen, "dose"].max()) if chosen.any() else 0.0
+
+
+PREDICTORS = {
+    "mean distance before training ÷ dose": lambda seen: seen["distance"] / seen["dose"],
+    "ERF mass at half the dose or more, trained": lambda seen: seen["mass"],
+}
+
+
+def predictions(root=".", draws=1000):
+    """What tells how many images it takes, over all runs on the probe set: a DataFrame.
+
+    Columns: ``predictor``, ``runs``, ``rows``, ``rho`` (Spearman's, with the images that it took; runs that never began
+    share the last rank) with a 95 % interval ``low``/``high`` from a bootstrap over rows, and ``at_dose``, ``at_low``,
+    ``at_high``: the same with the dose taken out. NaN where nothing can be said.
+    """
+    seen, lines = runs("probe", root), []
+    took = seen["images"].fillna(np.inf).to_numpy()
+    for name, read in PREDICTORS.items():
+        x = read(seen).to_numpy(dtype=float)
+        known = np.isfinite(x)
+        line = {"predictor": name, "runs": int(known.sum()), "rows": seen.loc[known, "row"].nunique()}
+        of = {"x": x[known], "took": took[known], "dose": seen.loc[known, "dose"].to_numpy()}
+        members = [np.flatnonzero(seen.loc[known, "row"] == row) for row in seen.loc[known, "row"].unique()]
+        for keys, others in ((("rho", "low", "high"), False), (("at_dose", "at_low", "at_high"), True)):
+            line |= dict(zip(keys, _correlation(of, members, others, draws), strict=True))
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+FEWEST = 5  # rows: a bootstrap over fewer says nothing
+
+
+def _correlation(of, members, without_dose, draws):
+    """(ρ, low, high) by a bootstrap over groups of runs; NaN each with fewer than :data:`FEWEST` groups."""
+    if len(members) < FEWEST:
+        return (math.nan,) * 3
+
+    def rho(index):
+        others = of["dose"][index, None][:, : int(without_dose)]
+        return partial_spearman(of["x"][index], of["took"][index], others)
+
+    drawn = []
+    for weights in family_draws(range(len(members)), draws, seed=0).astype(int):
+        drawn.append(rho(np.concatenate([np.tile(m, k) for m, k in zip(members, weights, strict=True) if k])))
+    low, high = np.nanquantile(drawn, [statistics.LEVEL / 2, 1 - statistics.LEVEL / 2])
+    return rho(np.concatenate(members)), float(low), float(high)
+
+
+# ---- in words ---------------------------------------------------------------------------------------------------------
+
+
+def status(task, root="."):
+    """How many of the planned runs of a task are there, and how to make the others: one paragraph of Markdown."""
+    (rows, seeds), done = planned(task, root), len(runs(task, root))
+    every = len(rows) * len(seeds) * len(TASKS[task])
+    first, last = (TASKS[task][dose] for dose in (min(TASKS[task]), max(TASKS[task])))
+    text = f"Protocols `{first}` … `{last}`: {done} of {every} runs are there ({len(rows)} rows, {len(seeds)} seeds)."
+    if done < every:
+        text += f" Make the others with `{COMMANDS[task]}`, which takes up where it stopped; what needs them is open."
+    return text
+
+
+def accuracy_table(task, root="."):
+    """:func:`cells` as a :class:`ctxnet.paper.words.Table`, a column for each dose."""
+    frame, (rows, seeds) = cells(task, root), planned(task, root)
+    unit = "px" if task == "probe" else "dashes"
+    lines = []
+    for row in rows:
+        mine = frame[frame["row"] == row].to_dict("records")
+        runs_of = sum(line["n"] for line in mine)
+        lines.append([VARIANTS[row].label, f"{runs_of} of {len(seeds) * len(mine)}", *map(_accuracy, mine)])
+    said = {"probe": "Top-1 in percent on the probe set by distance of the marks, ten classes",
+            "pathfinder": "Top-1 in percent on Pathfinder by number of dashes, two classes"}[task]  # fmt: skip
+    caption = (
+        f"{said}: mean over the seeds with its 95 % interval over seeds and images. Chance is {100 * CHANCE[task]:.0f} %. "
+        "All of it exploratory, and no interval is corrected for the others. n: runs of those planned, over all columns."
+    )
+    if (frame["interval_over"] == "images").any():
+        caption += f" {words.ONE_SEED}"
+    header = ["row", "n", *(f"{dose} {unit}" for dose in TASKS[task])]
+    number, file = ("7.2", "reach") if task == "probe" else ("7.4", "pathfinder")
+    rests_on = ("reach",) if task == "probe" else ("pathfinder",)
+    return words.Table(header, lines, range(1, len(header)), number, caption, rests_on=rests_on, file=FILES[file])
+
+
+def _accuracy(line):
+    if not line["n"]:
+        return "–"
+    sign = f" {words.IMAGES_ONLY}" if line["interval_over"] == "images" else ""
+    return f"{line['top1']:.1f}<br><small>{line['low']:.1f}–{line['high']:.1f}{sign}</small>"
+
+
+def look_table(root="."):
+    """:func:`looks` as a :class:`ctxnet.paper.words.Table`."""
+    lines = []
+    for line in looks(root).to_dict("records"):
+        shown = [words.or_dash(line[key], form) for key, form in (("side", ".0f"), ("distance", ".1f"))]
+        shown += [_far(line[key]) for key in ("promised", "most", "some")]
+        lines.append([line["architecture"], str(line["n"]), *shown])
+    header = ["row", "runs", "RF px", "mean distance px", "promised up to", "most images up to", "above chance up to"]
+    count = load_params(Path(root) / "params.yaml")["probe"]["train_images"]
+    caption = (
+        f"What the receptive field (RF) of the last block promises, and what is learned from {count:,} images. RF: side of "
+        "its box; mean distance before training, mean over the blocks. Then three of the distances, in px, the largest at "
+        "which the RF holds both marks in every bearing, at which the 95 % interval of top-1 lies above one half, and above "
+        "chance; intervals are not corrected for their number. A dash: not run."
+    )
+    return words.Table(header, lines, range(1, len(header)), "7.1", caption, rests_on=("reach",), file=FILES["looks"])
+
+
+def _far(dose):
+    return "none" if dose == 0 else words.or_dash(float(dose), ".0f")
+
+
+def summary(root="."):
+    """Which rows read most images as far as their receptive fields promise, and which stop short, as a Markdown list.
+
+    Over the doses that a row was run at; exploratory.
+    """
+    known = [line for line in looks(root).to_dict("records") if line["n"]]
+    if not known:
+        return "- Open: no row has been run."
+    table = cells("probe", root)
+    run = {row: mine["dose"].tolist() for row, mine in table[table["n"] > 0].groupby("row")}
+    whole, short = [], []
+    for line in known:
+        asked = [dose for dose in run[line["row"]] if dose <= line["promised"]]
+        most = table[(table["row"] == line["row"]) & table["dose"].isin(asked)]
+        held = int((most["low"] > 100 * HALF).sum())
+        (whole if held == len(asked) else short).append(f"{line['architecture']} ({held} of {len(asked)})")
+    lines = [f"- {len(whole)} of {len(known)} rows read most images at every distance that they were run at and promised: "
+             f"{', '.join(whole) or 'none'}."]  # fmt: skip
+    if short:
+        lines.append(f"- {len(short)} fall short of the promise, at so many of these distances: {', '.join(short)}.")
+    return "\n".join(lines)
+
+
+def prediction_table(root="."):
+    """:func:`predictions` as a :class:`ctxnet.paper.words.Table`."""
+    lines = []
+    for line in predictions(root).to_dict("records"):
+        pairs = [_rho(line, *keys) for keys in (("rho", "low", "high"), ("at_dose", "at_low", "at_high"))]
+        lines.append([line["predictor"], f"{line['runs']} of {line['rows']} rows", *pairs])
+    caption = (
+        f"Spearman's correlation with the number of images after which top-1 first passed {100 * begun('probe'):.0f} %, "
+        "over all runs on the probe set; runs that never did share the last rank. In brackets: 95 %, bootstrap over rows. "
+        "Minus one: the more, the sooner. Exploratory."
+    )
+    header = ["predictor", "runs", "over all doses", "dose taken out"]
+    return words.Table(header, lines, range(1, 4), "7.3", caption, rests_on=("reach",))
+
+
+def _rho(line, key, low, high):
+    if words.unknown(line[key]):
+        return "open"
+    return words.minus(f"{line[key]:+.2f} ({line[low]:+.2f} to {line[high]:+.2f})")
+
+
+def power_text(task, root="."):
+    """What so many seeds could have shown: the true difference of two rows at a dose that a test calls in 80 % of cases."""
+    seeds, scatter = len(planned(task, root)[1]), cells(task, root)["sd"].dropna()
+    if seeds < 2 or scatter.empty:
+        return "What these seeds could show is open: it takes two of a row to tell how much they scatter."
+    middle, wide = (float(scatter.quantile(part)) for part in (0.5, 0.9))
+    found = [statistics.minimum_detectable(sd**2, sd**2, seeds, seeds) for sd in (middle, wide)]
+    return (
+        f"With {seeds} seeds of each, a difference of two rows at one dose is called in 80 % of cases if it is "
+        f"{found[0]:.1f} points or more at the scatter of the middle cell (s.d. {middle:.1f}), and {found[1]:.1f} or more "
+        f"at that which one cell in ten exceeds (s.d. {wide:.1f}); smaller ones may be there and not show."
+    )
+
+
+def write_reach(root=".", home=None):
+    """Write what the tables show as CSV into ``tables`` in the folder ``home``, ``results/reach`` unless given.
+
+    Returns:
+        That folder.
+    """
+    home = Path(home or Path(root) / "results" / "reach")
+    frames = {"reach": cells("probe", root), "looks": looks(root), "pathfinder": cells("pathfinder", root)}
+    return words.write_frames(home, {FILES[name]: frame for name, frame in frames.items()})
