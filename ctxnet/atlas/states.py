@@ -26,7 +26,7 @@ from ..records.traces import measured, refill, undisturbed
 from .small import CONTEXTS, SIZE, _images, _network, _seeded, stack_of_convolutions
 
 PLACES = 3  # positions per side of every map: near one border, in the middle, near the other
-CELLS = 32  # side of a tile: 2 × 2 px a cell
+CELLS = {"stack": SIZE, "context": SIZE // 2}  # side of a tile: a field of a few px is seen pixel by pixel, others by 2 × 2
 LEVELS = 14  # steps of the effective receptive field above nothing; with "outside" and "nothing" they fill four bits
 DECADES = 4  # below the strongest cell, that the steps span
 DEPTH = 8  # convolutions of the longest stack
@@ -38,7 +38,8 @@ CONTROLS = {
 LAYERS = {
     "stack": tuple(f"relu{number}" for number in range(1, DEPTH + 1)),
     "context": (
-        "layer1.0", "layer1.1", "layer1.2", "layer2.0", "layer2.1", "layer2.2", "layer2.3", "layer3.0", "layer3.5", "layer4.2",
+        "layer1.0", "layer1.1", "layer1.2", "layer2.0", "layer2.1", "layer2.2", "layer2.3", "layer3.0", "layer3.5",
+        "layer4.2",
     ),
 }  # fmt: skip
 COLUMNS = ("network", "layer", "place", "center_row", "center_column", "distance", "rf_share", "exact")
@@ -84,7 +85,7 @@ def measure_states(name, *, root=".", progress=True):
         ValueError: for an unknown set, with the near ones.
     """
     chosen, folder = networks(name), Path(root) / "results" / "sliders" / name
-    settings = {"networks": chosen, "layers": list(LAYERS[name]), "places": PLACES, "cells": CELLS, "image_size": SIZE}
+    settings = {"networks": chosen, "layers": list(LAYERS[name]), "places": PLACES, "cells": CELLS[name], "image_size": SIZE}
     key = {"settings": settings, "trace": _trace(name)}
     with one_writer(folder):
         remove_partials(folder)
@@ -114,16 +115,16 @@ def _line(name, values):
     tiles, lines = [], []
     for layer, (place, profile) in itertools.product(range(len(LAYERS[name])), enumerate(profiles)):
         rf, center = profile.rf[layer], (round(float(c), 2) for c in profile.center[layer])
-        tiles.append(_tile(rf, profile.erf[layer]))
+        tiles.append(_tile(rf, profile.erf[layer], CELLS[name]))
         share, distance = round(float(rf.double().mean()), 5), round(float(profile.distance[layer]), 2)
         lines.append([layer, place, *center, distance, share, int(profile.exact[layer])])
     return np.concatenate(tiles, axis=1), lines
 
 
-def _tile(rf, erf):
+def _tile(rf, erf, cells):
     """One number per cell: 0 outside, 1 reached without effect, 2 … 15 by the logarithm of the effect."""
-    reached = functional.adaptive_max_pool2d(rf[None].double(), CELLS)[0] > 0
-    effect = functional.adaptive_avg_pool2d(erf[None].double(), CELLS)[0]
+    reached = functional.adaptive_max_pool2d(rf[None].double(), cells)[0] > 0
+    effect = functional.adaptive_avg_pool2d(erf[None].double(), cells)[0]
     relative = effect / effect.max().clamp(min=torch.finfo(torch.float64).tiny)
     steps = (LEVELS * (1 + relative.clamp(min=1e-30).log10() / DECADES)).ceil().clamp(0, LEVELS)
     return torch.where(reached, 1 + steps, 0).to(torch.uint8).numpy()

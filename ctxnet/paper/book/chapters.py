@@ -38,7 +38,7 @@ class Block:
     """A piece of a chapter.
 
     Attributes:
-        kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``images``), "table" (``html``), "widget" or
+        kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``images``), "table" (``html``), "sliders" or
             "stream" (``html``).
         images: ``{"svg" or "png": bytes}``.
         facts: of a figure or table, as its output states them.
@@ -128,8 +128,8 @@ def _output(output):
         return Block("figure", images=images, facts=facts)
     if "text/markdown" in data:
         return Block("table" if "table" in facts else "text", html=markdown("".join(data["text/markdown"])), facts=facts)
-    if facts.get("widget"):
-        return Block("widget")
+    if facts.get("sliders"):
+        return Block("sliders", facts=facts)
     if output.get("output_type") == "stream" and output.get("name") == "stdout":
         return Block("stream", html=html.escape(output.text))
     return None
