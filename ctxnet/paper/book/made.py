@@ -17,6 +17,7 @@ RECORDS = {
     "measure": ("measure", "full-size networks measured", "results/measure/*/provenance.json", "probe-images"),
     "lattice": ("lattice", "networks measured from everywhere", "results/lattice/*/provenance.json", "photograph"),
     "sliders": ("sliders", "sets of sliders measured", "results/sliders/*/provenance.json", ""),
+    "surface": ("surface", "loss surfaces", "results/surface/maps/*/provenance.json", "probe-images"),
     "atlas": ("atlas", "networks of the atlas", "results/atlas/*/provenance.json", "probe-images"),
     "context": ("", "", "results/context/runs/*/seed*/provenance.json", ""),
     "dense": ("", "", "results/dense/runs/*/seed*/provenance.json", ""),

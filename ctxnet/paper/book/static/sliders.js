@@ -3,7 +3,7 @@
 "use strict";
 
 window.ctxnetSliders ??= (() => {
-  const WHERE = { row: ["near the top", "in the middle", "near the bottom"], column: ["near the left", "in the middle", "near the right"] };
+  const WHERE = { row: ["top", "middle", "bottom"], column: ["left", "middle", "right"] };
 
   function make(tag, attributes = {}, ...children) {
     const element = document.createElement(tag);
@@ -30,7 +30,7 @@ window.ctxnetSliders ??= (() => {
   }
 
   function start(box, set, sheet) {
-    const axes = Object.entries(WHERE).map(([name, values]) => ({ label: `position, ${name}`, values }));
+    const axes = Object.entries(WHERE).map(([name, values]) => ({ label: name, values }));
     const first = [...set.first, Math.floor(set.place / set.places), set.place % set.places];
     const all = [...set.controls, ...axes].map((about, i) => control(about, first[i], show));
     const pictures = Object.entries(set.colours).map(([name, colours]) => {
