@@ -302,7 +302,7 @@ def build_parser():
     which.add_argument("--protocol", help="instead the cost and the share of blind weights of all rows of this protocol")
     which.add_argument("--sliders", action="store_true", help="instead every state of the sliders of chapters 1 and 3")
     sub_measure.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
-    sub_measure.add_argument("--surface", action="store_true", help="instead train a small one and record the loss around it")
+    sub_measure.add_argument("--surface", action="store_true", help="train a small one, and record the loss around it")
     sub_measure.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub_report = command("report", _report, "Write the tables of a protocol from its records.")
