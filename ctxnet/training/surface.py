@@ -103,7 +103,7 @@ def surface(model, images, labels, *, side=SIDE, reach=REACH, seed=SEED, progres
     start = [weight.clone() for weight in weights]
     draws = torch.Generator().manual_seed(seed)
     first, second = ([_like(weight, draws) for weight in weights] for _ in range(2))
-    steps, found = torch.linspace(-reach, reach, side, dtype=torch.float64).tolist(), []
+    steps, found = [reach * (2 * step - side + 1) / (side - 1) for step in range(side)], []  # the middle one is 0 exactly
     try:
         for a, b in tqdm(list(itertools.product(steps, steps)), unit="point", disable=not progress, mininterval=2.0):
             for weight, there, one, other in zip(weights, start, first, second, strict=True):
