@@ -162,6 +162,8 @@ def network(protocol, variant, seeds, *, num_classes):
     """
     sizes = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
     chosen = {"drop_rate": protocol.drop_rate, "scale_head": protocol.scale_offsets}
+    if protocol.drop_path:
+        chosen["drop_path"] = protocol.drop_path
     task = TASKS[protocol.task]
     if isinstance(VARIANTS[task.backbone(variant)].arch, int):
         if protocol.zero_init:
