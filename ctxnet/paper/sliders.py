@@ -206,8 +206,11 @@ class Sliders:
 
         still = draw_still(self.name, self.root)
         environment = jinja2.Environment(loader=jinja2.FileSystemLoader(BOOK / "pages"), autoescape=True)
-        picture = base64.b64encode(figure_bytes(still, "png", 110)).decode()
-        return environment.get_template("sliders.html.j2").render(name=self.name, still=picture, alt=still.facts["alt"])
+        picture = figure_bytes(still, "png", 110)
+        with Image.open(io.BytesIO(picture)) as image:
+            width, height = image.size
+        values = {"still": base64.b64encode(picture).decode(), "alt": still.facts["alt"], "width": width, "height": height}
+        return environment.get_template("sliders.html.j2").render(name=self.name, **values)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         try:

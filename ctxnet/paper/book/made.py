@@ -21,6 +21,7 @@ RECORDS = {
     "atlas": ("atlas", "networks of the atlas", "results/atlas/*/provenance.json", "probe-images"),
     "context": ("", "", "results/context/runs/*/seed*/provenance.json", ""),
     "dense": ("", "", "results/dense/runs/*/seed*/provenance.json", ""),
+    "few": ("", "", "results/few*/runs/*/seed*/provenance.json", ""),
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 
