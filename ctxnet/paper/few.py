@@ -20,10 +20,11 @@ def load_right(root="."):
 def table(root="."):
     """Accuracy of each recipe, and its difference to the plain one with an interval over seeds and images.
 
-    Two differences are tested, so that Holm's correction is for two; with fewer than three seeds there is no verdict.
+    Two differences are tested, so that Holm's correction is for two; each once, when all of its seeds are there.
     """
     found = load_right(root)
-    others = [name for name in found if name != PLAIN] if PLAIN in found else []
+    whole = {name for name in found if len(found[name][1]) == len(results.settings_of(name, root).seeds)}
+    others = [name for name in PROTOCOLS if name != PLAIN and {name, PLAIN} <= whole]
     tests = {name: results.compare(name, PLAIN, found) for name in others}
     corrected = dict(zip(tests, statistics.holm([test.p for test in tests.values()]), strict=True))
     lines = []
@@ -36,7 +37,7 @@ def table(root="."):
         cells = [str(len(right)), f"{100 * mean:.1f}", words.points(deviation, ".1f"), "", ""]
         if name in tests:
             test = tests[name]
-            interval = f"{words.points(test.low, '+.1f')} … {words.points(test.high, '+.1f')}" if test.testable else "–"
+            interval = f"{words.points(test.low, '+.1f')} … {words.points(test.high, '+.1f')}"
             cells[3:] = [f"{words.points(test.difference, '+.1f')} ({interval})", words.p_text(corrected[name])]
         lines.append([label, *cells])
     header = ["in training", "seeds", "right %", "s.d.", "difference (95 %)", "p, Holm"]
