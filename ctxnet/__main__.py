@@ -160,12 +160,20 @@ def _print_plan(jobs, at_once):
 
 
 def _measure(args):
-    from .training import measure_lattice, measure_variant, measure_wiring
+    from .training import measure_lattice, measure_surface, measure_variant, measure_wiring
 
-    if args.protocol:
-        if args.everywhere:
-            raise ValueError("--everywhere goes with --variant, not with --protocol")
+    for flag in ("everywhere", "surface"):
+        if getattr(args, flag) and not args.variant:
+            raise ValueError(f"--{flag} goes with --variant, not with --{'protocol' if args.protocol else 'sliders'}")
+    if args.sliders:
+        from .atlas.states import CONTROLS, measure_states
+
+        for name in CONTROLS:
+            print(measure_states(name, root=args.root, progress=not args.quiet))
+    elif args.protocol:
         print(measure_wiring(args.protocol, args.params, root=args.root, progress=not args.quiet))
+    elif args.surface:
+        print(measure_surface(args.variant, args.params, root=args.root, progress=not args.quiet))
     elif args.everywhere:
         print(measure_lattice(args.variant, args.params, root=args.root, progress=not args.quiet))
     else:
@@ -312,7 +320,9 @@ def build_parser():
     which = sub_measure.add_mutually_exclusive_group(required=True)
     which.add_argument("--variant", help="a name from `list`")
     which.add_argument("--protocol", help="instead the cost and the share of blind weights of all rows of this protocol")
+    which.add_argument("--sliders", action="store_true", help="instead every state of the sliders of chapters 1 and 3")
     sub_measure.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
+    sub_measure.add_argument("--surface", action="store_true", help="train a small one, and record the loss around it")
     sub_measure.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub_report = command("report", _report, "Write the tables of a protocol from its records.")

@@ -199,16 +199,8 @@ def test_sparse_connections_follow_the_blocks_own_indices():
     assert below == {divmod(q, 6) for q in seen | {q for _, q in lower}}
 
 
-def test_explorers_draw_without_a_browser():
-    from ctxnet.paper import sliders as explorer
+def test_what_lies_between_the_sliders_is_drawn_on_the_spot():
+    from ctxnet.paper import sliders
 
-    assert "radius" in explorer.draw_stack(2, 3).facts["alt"]
-    widget = explorer.context_explorer()
-    assert widget._repr_mimebundle_()[1] == {"ctxnet": {"widget": True}}
-    controls = {c.description: c for c in widget.children[0].children}
-    assert widget.children[2].value[:4] == b"\x89PNG"
-    before = widget.children[2].value
-    controls["context"].value = "dilated 3×3 (§3.4)"
-    assert widget.children[2].value != before
-    controls["d"].value = 12
-    assert isinstance(widget.children[1].value, str)
+    assert "radius" in sliders.draw_stack(2, 3).facts["alt"]
+    assert sliders.draw_context("dilated 3×3 (§3.4)", d=5, block="layer1.1").png()[:4] == b"\x89PNG"

@@ -100,6 +100,28 @@ def test_what_the_readme_says_of_records_is_what_they_say(tmp_path):
     assert (tmp_path / "README.md").read_text() == text, "renew it: python -m ctxnet report --readme README.md …"
 
 
+def silent_sections(texts):
+    """Headings of numbered sections, such as "4.9", in which nothing is asked; what is below them counts as theirs."""
+    asked = {}
+    for line in "\n".join(texts).splitlines():
+        if heading := re.match(r"## (.+)", line):
+            section = heading[1]
+            asked[section] = 0
+        elif asked:
+            asked[section] += line.startswith("**Question.**")
+    return [section for section, questions in asked.items() if not questions and re.match(r"(\d+|[A-Z])\.\d+ ", section)]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_numbered_section_asks_something(path):
+    assert not silent_sections(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+
+
+def test_a_section_without_a_question_is_found():
+    texts = ["## 1.1 Asked\n### 1.1.1 Below", "**Question.** Why?", "## A.2 Not asked\ntext", "## Not numbered"]
+    assert silent_sections(texts) == ["A.2 Not asked"]
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_a_chapter_says_what_it_costs_and_asks_something(path):
     cells = nbformat.read(path, 4).cells

@@ -32,7 +32,7 @@ def shown(thing):
 
 
 def executed(folder):
-    """Two small chapters as the runner leaves them: formula, figure with a number and without, table, widget, checks."""
+    """Two small chapters as the runner leaves them: formula, figure with a number and without, table, sliders, checks."""
     folder.mkdir()
     result = {"output_type": "execute_result", "execution_count": 1}
     cells = [
@@ -47,7 +47,7 @@ def executed(folder):
         new_code_cell("x = 1\nassert x\nassert x == 1"),
         new_code_cell(
             "%matplotlib inline\nexplorer()",
-            outputs=[new_output(**result, data={"text/plain": "VBox()"}, metadata={"ctxnet": {"widget": True}})],
+            outputs=[new_output(**result, data={"text/plain": "x"}, metadata={"ctxnet": {"sliders": "stack"}})],
         ),
         new_markdown_cell("## 4.3 Table\n\n### Quagga\n\nOnly here stands the word quagga."),
         new_code_cell("t", outputs=[shown(words.table("4.1", "small", ROOT))]),
@@ -111,6 +111,9 @@ def test_a_chapter_shows_what_the_notebook_shows(site):
     )
     assert "$" not in re.sub(r"<(details|script)\b.*?</\1>", "", page, flags=re.S)  # no formula is left as it was typed
     assert 'href="explorer.html">explorer</a>' in page and "a &lt; b" in page
+    assert page.index('src="static/sliders.js"') < page.index('src="sliders/stack.js"') and 'data-set="stack"' in page
+    assert (site / "sliders/stack.js").read_text().startswith('ctxnetSliders.add("stack", {')
+    assert 'data-set="stack"' in (site / "paper.html").read_text() and "sliders.js" not in (site / "paper.html").read_text()
     assert 'id="table-4-1"' in page and "tables/table_4_1.csv" in page
 
 

@@ -52,7 +52,8 @@ def create_model(name, *, num_classes=10, seed=0, width=FULL_WIDTH, input_size=2
             those of its training, and ``model.trained`` says what is known of it (``ctxnet.models.trained.read_trained``).
         **overrides: arguments of :class:`ctxnet.models.resnet.ResNet` that replace or extend the row's own:
             ``context``, ``k``, ``d``, ``encoding``, ``tile``, ``stages``, ``blocks``, ``dilation``, ``spatial``,
-            ``downsample``, ``zero_init``, ``offset_scale``.
+            ``downsample``, ``zero_init``, ``offset_scale``. Of the ResNets for 32×32 pixels, ``drop_path``
+            (:class:`ctxnet.models.cifar.CifarNet`).
 
     Raises:
         ValueError: on a wrong name or value, with the nearest valid one.
@@ -63,16 +64,19 @@ def create_model(name, *, num_classes=10, seed=0, width=FULL_WIDTH, input_size=2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed if init_seed is None else init_seed)
         if isinstance(variant.arch, str):
+            dropped = {"drop_path": overrides.pop("drop_path", 0.0)} if variant.arch.startswith("cifar_") else {}
             if overrides or pretrained:
                 given = ", ".join(overrides) or "pretrained"
                 origin = "is a net for 32×32 pixels" if variant.arch.startswith("cifar_") else "comes from timm"
                 raise ValueError(f"{name} {origin} and has no context slot: it takes no {given}; use a row from resnet18 on")
             if variant.arch.startswith("cifar_"):
-                return create_cifar(variant.arch, num_classes=num_classes, width=width, drop_rate=drop_rate)
+                return create_cifar(variant.arch, num_classes=num_classes, width=width, drop_rate=drop_rate, **dropped)
             return create_comparison(
                 variant.arch, num_classes=num_classes, width=width, input_size=input_size, drop_rate=drop_rate,
                 scale_head=scale_head,
             )
+        if "drop_path" in overrides:
+            raise ValueError(f"{name} takes no drop_path; use a ResNet for 32×32 pixels, resnet20 … resnet110")
         positions = seed if draw_seed is None else draw_seed
         model = ResNet(variant.arch, num_classes=num_classes, width=width, seed=positions, input_size=input_size,
                        drop_rate=drop_rate, **variant.args | overrides)

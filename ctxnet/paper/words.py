@@ -238,7 +238,7 @@ def legend(frame):
             f"the other lines, so none of its augmentation, regularisation and hundreds of epochs (protocol `{own[0]}`)."
         )
     if (frame["interval_over"] == "seeds and images").any():
-        text.append("Other intervals cover seeds and images.")
+        text.append("Intervals of several seeds cover seeds and images.")
     tests = int(frame["tests"].max())
     if frame["p"].notna().any():
         clear = (frame["p_holm"] <= statistics.LEVEL).any()

@@ -13,10 +13,11 @@ from .progress import status
 from .protocol import Measure, Protocol, load_measure, load_params, load_protocol, rows_of, seeds_of
 from .run import RunResult, run
 from .simulation import simulate
+from .surface import measure_surface
 from .wiring import measure_wiring
 
 __all__ = [
     "Measure", "Protocol", "RunResult", "calibrate", "campaign", "load_measure", "load_params", "load_protocol",
-    "measure_lattice", "measure_variant", "measure_wiring", "plan", "read_record", "rows_of", "run", "run_on_devices",
-    "seeds_of", "simulate", "status",
+    "measure_lattice", "measure_surface", "measure_variant", "measure_wiring", "plan", "read_record", "rows_of", "run",
+    "run_on_devices", "seeds_of", "simulate", "status",
 ]  # fmt: skip

@@ -35,6 +35,8 @@ class Protocol:
         warmup_epochs: the rate rises to ``learning_rate`` over so many epochs first; whole ones unless it is "linear".
         label_smoothing: share of the target that is spread over all classes, in training only.
         drop_rate: share of the features before the classifier that dropout sets to zero.
+        drop_path: stochastic depth: probability that the last residual branch is dropped in training, earlier ones by their
+            depth; of the ResNets for 32 px images (resnet20 …) only.
         precision: "float32", or "bf16" for bfloat16 autocast over float32 weights.
         compile: backend of ``torch.compile`` ("inductor"); empty: none.
         cuda_graph: on a GPU, replay a recording of the network's training step instead of launching its kernels one by
@@ -86,6 +88,7 @@ class Protocol:
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
     drop_rate: float = 0.0
+    drop_path: float = 0.0
     precision: str = "float32"
     compile: str = ""
     cuda_graph: bool = False
@@ -149,7 +152,8 @@ _RANGES = {
     "learning_rate": "(0, 1000]", "momentum": "[0, 1)", "weight_decay": "[0, 100]", "decay_epochs": "[0, 100000]",
     "decay_factor": "(0, 1]", "max_rotate": "[0, 180]", "min_crop": "(0, 1]", "seeds": f"[0, {2**31 - 1}]",
     "workers": "[0, 256]", "profile_images": "[1, 100000]", "warmup_epochs": "[0, 100000]", "label_smoothing": "[0, 1)",
-    "drop_rate": "[0, 1)", "held_out": "[0, 1)", "validate_every": "[1, 100000]", "images": "[1, 100000]",
+    "drop_rate": "[0, 1)", "drop_path": "[0, 1)", "held_out": "[0, 1)", "validate_every": "[1, 100000]",
+    "images": "[1, 100000]",
     "summed_images": "[0, 100000]", "seed": f"[0, {2**31 - 1}]", "places": "[1, 64]", "cells": "[1, 4096]",
     "train_images": "[1, 10000000]", "valid_images": "[1, 10000000]", "distance": "[1, 4096]",
     "dose": "[0, 4096]", "mark": "[0, 4096]", "dashes": "[1, 4096]",
@@ -157,7 +161,7 @@ _RANGES = {
     "memory_gb": "[0, 100000]",
 }  # fmt: skip
 _REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "measure", "lattice")
-_TAKEN = ("atlas", "measure", "lattice")  # folders of results that no protocol made
+_TAKEN = ("atlas", "measure", "lattice", "sliders")  # folders of results that no protocol made
 _GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign", "pathfinder", "camvid")
 # What chooses where, how fast and which runs are made, and is no part of what a run is.
 NO_IDENTITY = ("name", "seeds", "device", "cuda_graph", "note", "threads", "gpu_share", "memory_gb")

@@ -168,6 +168,8 @@ def network_arguments(protocol, variant, seeds, *, num_classes):
     """What :func:`network` asks of ``create_model``, beside the name: a dict that JSON can hold."""
     chosen = {"num_classes": num_classes, "width": protocol.width, "input_size": protocol.image_size}
     chosen |= {"seed": seeds.seed, "drop_rate": protocol.drop_rate, "scale_head": protocol.scale_offsets}
+    if protocol.drop_path:
+        chosen["drop_path"] = protocol.drop_path
     if isinstance(VARIANTS[TASKS[protocol.task].backbone(variant)].arch, int):
         if protocol.zero_init:
             chosen["zero_init"] = True

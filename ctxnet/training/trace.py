@@ -87,8 +87,8 @@ def _run_trace(protocol, variant):
     side = min(protocol.image_size, SIDE)
     small = dataclasses.replace(
         protocol, image_size=side, width=min(protocol.width, WIDTH), batch_size=IMAGES, workers=0, device="cpu",
-        cuda_graph=False, compile="", precision="float32", drop_rate=0.0, learning_rate=RATE,
-        weight_decay=DECAY if protocol.weight_decay else 0.0,
+        cuda_graph=False, compile="", precision="float32", drop_rate=0.0, drop_path=0.0,
+        learning_rate=RATE, weight_decay=DECAY if protocol.weight_decay else 0.0,
     )  # fmt: skip
     pixels, labels = _images(side)
     ids = [str(number) for number in range(len(labels))]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ctxnet.files import built_folder, write_bytes, write_text
-from ctxnet.paper import cards, claims, coherence, results, words
+from ctxnet.paper import cards, claims, coherence, results, sliders, words
 from ctxnet.paper.book import chapters, made, reference, search
 from ctxnet.paper.book.explorer import write_explorer
 from ctxnet.paper.book.networks import PAGE as NETWORKS
@@ -134,6 +134,10 @@ class _Book:
             shown["made"] = self.origins.links(facts["shows"], notebook=notebook, rests_on=facts["rests_on"])
         if block.kind == "table":
             shown["files"] = [("csv", facts["file"])] if facts["file"] and (self.out / facts["file"]).exists() else []
+        if block.kind == "sliders":
+            name = shown["name"] = facts["sliders"]
+            shown["html"] = sliders.Sliders(name, self.root).markup()
+            write_text(self.out / "sliders" / f"{name}.js", sliders.script(name, self.root))
         if block.kind == "figure":
             stem = f"figure_{number.replace('.', '_')}" if number else f"{chapter.name}-{place}"
             shown |= self._figure(block, number, stem)

@@ -38,7 +38,7 @@ class Block:
     """A piece of a chapter.
 
     Attributes:
-        kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``images``), "table" (``html``), "widget" or
+        kind: "text" (``html``), "code" (``html``, ``summary``), "figure" (``images``), "table" (``html``), "sliders" or
             "stream" (``html``).
         images: ``{"svg" or "png": bytes}``.
         facts: of a figure or table, as its output states them.
@@ -108,9 +108,30 @@ def markdown(text):
 
 
 def _scrolled(found):
-    """A table that can be scrolled by itself; one without a column of numbers is read like text."""
-    kind = "" if "text-align:right" in found[1].replace(": ", ":") else ' class="words"'
-    return f'<div class="scroll" tabindex="0"><table{kind}>{found[1]}</div>'
+    """A table that can be scrolled by itself; one without a column of numbers is read like text.
+
+    One that a phone would squeeze into a pillar of syllables, since its lines begin with prose or it is prose in three
+    columns or more, is marked as "cards": there each line stands by itself, with the names of its columns.
+    """
+    inner = found[1]
+    headers = [re.sub(r"<[^>]+>", "", text).strip() for text in re.findall(r"<th[^>]*>(.*?)</th>", inner, re.S)]
+    words = "text-align:right" not in inner.replace(": ", ":")
+    first = [re.sub(r"<[^>]+>", "", text) for text in re.findall(r"<tr>\s*<td[^>]*>(.*?)</td>", inner, re.S)]
+    prose = 3 * sum(len(text) > LONG for text in first) > len(first) or (words and len(headers) > 2)
+    kinds = ["words"] * words + ["cards"] * bool(prose and any(headers))
+    if "cards" in kinds:
+        inner = re.sub(r"<tr>(.*?)</tr>", lambda line: f"<tr>{_named(line[1], headers)}</tr>", inner, flags=re.S)
+    return f'<div class="scroll" tabindex="0"><table{_class(kinds)}>{inner}</div>'
+
+
+def _named(line, headers):
+    """Cells of a line that know the heading of their column."""
+    names = iter(headers)
+    return re.sub(r"<td", lambda cell: f'<td data-name="{html.escape(next(names, ""))}"', line)
+
+
+def _class(kinds):
+    return f' class="{" ".join(kinds)}"' if kinds else ""
 
 
 def _cell(found):
@@ -128,8 +149,8 @@ def _output(output):
         return Block("figure", images=images, facts=facts)
     if "text/markdown" in data:
         return Block("table" if "table" in facts else "text", html=markdown("".join(data["text/markdown"])), facts=facts)
-    if facts.get("widget"):
-        return Block("widget")
+    if facts.get("sliders"):
+        return Block("sliders", facts=facts)
     if output.get("output_type") == "stream" and output.get("name") == "stdout":
         return Block("stream", html=html.escape(output.text))
     return None

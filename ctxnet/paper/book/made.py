@@ -16,6 +16,8 @@ PAGE = "made.html"
 RECORDS = {
     "measure": ("measure", "full-size networks measured", "results/measure/*/provenance.json", "probe-images"),
     "lattice": ("lattice", "networks measured from everywhere", "results/lattice/*/provenance.json", "photograph"),
+    "sliders": ("sliders", "sets of sliders measured", "results/sliders/*/provenance.json", ""),
+    "surface": ("surface", "loss surfaces", "results/surface/maps/*/provenance.json", "probe-images"),
     "atlas": ("atlas", "networks of the atlas", "results/atlas/*/provenance.json", "probe-images"),
     "context": ("", "", "results/context/runs/*/seed*/provenance.json", ""),
     "dense": ("", "", "results/dense/runs/*/seed*/provenance.json", ""),
@@ -24,6 +26,7 @@ RECORDS = {
     "pathfinder": ("", "", "results/pathfinder_*/runs/*/seed*/provenance.json", ""),
     "pays": ("", "", "results/pays/runs/*/seed*/provenance.json", ""),
     "pays128": ("", "", "results/pays128/runs/*/seed*/provenance.json", ""),
+    "few": ("", "", "results/few*/runs/*/seed*/provenance.json", ""),
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 # How those are made that are several protocols; any other name is a protocol.
