@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from ctxnet.__main__ import main
 from ctxnet.models import count_parameters, create_model
 from ctxnet.paper import figures, pays, results, statistics, words
 from ctxnet.paper.book import made
@@ -152,6 +153,8 @@ def test_what_is_shown_is_written_and_byte_stable(project, tmp_path):
     pays.write_pays(project, tmp_path)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(before) == {"pays_contrasts.csv", "pays_rows.csv"} and before["pays_contrasts.csv"].count(b"\n") == 21
+    main(["report", "--protocol", "pays128", "--root", str(project)])
+    assert (project / "results/pays/tables/pays_rows.csv").read_bytes() == before["pays_rows.csv"]
 
 
 def test_figures_draw_what_was_tested_and_say_what_is_open(project):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from ctxnet.__main__ import main
 from ctxnet.data import probe
 from ctxnet.measure import ContextProfile
 from ctxnet.paper import figures, reach, words
@@ -206,6 +207,8 @@ def test_what_is_shown_is_written_and_byte_stable(project, tmp_path):
     reach.write_reach(project, tmp_path)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(before) == {"reach.csv", "looks.csv", "pathfinder.csv"} and before["reach.csv"].count(b"\n") == 1 + 15 * 9
+    main(["report", "--protocol", "pathfinder_9", "--root", str(project)])
+    assert (project / "results/reach/tables/looks.csv").read_bytes() == before["looks.csv"]
 
 
 def labels(fig):

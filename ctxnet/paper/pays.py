@@ -55,8 +55,13 @@ def hypotheses(protocol, root="."):
 
 def runs(protocol, root="."):
     """The planned runs of a protocol that are there, as :func:`ctxnet.paper.results.replicates` gives them."""
-    frame, (rows, seeds) = results.replicates(protocol, root), planned(protocol, root)
+    frame, (rows, seeds) = _replicates(protocol, str(root), results.stamp_of([protocol], root)), planned(protocol, root)
     return frame[frame["variant"].isin(rows) & frame["seed"].isin(seeds)].reset_index(drop=True)
+
+
+@functools.lru_cache(maxsize=8)
+def _replicates(protocol, root, stamp):  # stamp: all records, so that new ones are read
+    return results.replicates(protocol, root)
 
 
 def costs(protocol, root="."):

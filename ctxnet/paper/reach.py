@@ -62,9 +62,7 @@ def runs(task, root="."):
     (largest of :data:`DOSES` where that is above zero, 0 for none) and ``mass`` (:func:`mass_beyond` half the dose; also NaN
     without a gradient).
     """
-    folders = [Path(root) / "results" / name for name in TASKS[task].values()]
-    paths = sorted(path for folder in folders for path in folder.glob("runs/*/seed*/record.json"))
-    return _runs(task, str(root), tuple((str(path), path.stat().st_mtime_ns) for path in paths)).copy()
+    return _runs(task, str(root), results.stamp_of(TASKS[task].values(), root)).copy()
 
 
 @functools.lru_cache(maxsize=8)

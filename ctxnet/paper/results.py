@@ -157,6 +157,13 @@ def replicates(protocol, root="."):
     return pd.DataFrame(rows, columns=REPLICATE_COLUMNS)
 
 
+def stamp_of(protocols, root="."):
+    """Which runs of these protocols are there, and since when: a key under which what was read of them may be kept."""
+    folders = [Path(root) / "results" / protocol / "runs" for protocol in protocols]
+    paths = sorted(path for folder in folders for path in folder.glob("*/seed*/record.json"))
+    return tuple((str(path), path.stat().st_mtime_ns) for path in paths)
+
+
 def _mean(values):
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else math.nan

@@ -54,7 +54,8 @@ def _gain(ax, line, place):
     if line["kind"] == "equivalent":
         ax.fill_betweenx([place - 0.4, place + 0.4], -line["margin"], line["margin"], color=LIGHT, linewidth=0, zorder=0)
     if line["verdict"].startswith("open"):
-        ax.text(0.06, place, f"open: {line['n']} of {line['planned']}", color=GREY, fontsize=7, va="center")
+        text = f"open: {line['n']} of {line['planned']}"
+        ax.text(-0.06, place, text, color=GREY, fontsize=7, va="center", ha="right")
         return
     colour = COLOURS[line["goal"]]
     ax.plot([line["low_all"], line["high_all"]], [place] * 2, color=colour, linewidth=0.9)

@@ -150,7 +150,7 @@ def paths(root="."):
             place, colour = rows.index(line["row"]), colours.get(line["row"], SKY)
             ax.plot([line["low"], line["high"]], [place] * 2, color=colour, linewidth=1.6)
             ax.plot(line["top1"], place, "o", color=colour, markersize=4)
-        ax.set(xlim=(40, 103), ylim=(len(rows) - 0.4, -0.6))
+        ax.set(xlim=(min(40, table["low"].min() - 2), 103), ylim=(len(rows) - 0.4, -0.6))
         ax.set_title(f"{dashes} dashes", fontsize=8.5)
     counts = table.groupby("row")["n"].sum()
     every = len(seeds) * len(pathfinder.LENGTHS)
