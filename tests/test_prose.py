@@ -1,11 +1,12 @@
 """No number in prose without a source: README and chapters are read again, and every measured number is looked up.
 
-A number counts as sourced where a marker renders it (README), where a check of the same chapter states it, or where it is a
-setting or a result that the thesis printed. What stands in “ ” is somebody else's. Questions may
-suppose any number; their answers may not.
+A number counts as sourced where a marker renders it (README), where a check of the same chapter states it, where it is a
+result that the thesis printed, or a setting that goes with its unit: 64 px is an image's side, 64 points are nobody's.
+What stands in “ ” is somebody else's. Questions may suppose any number; their answers may not.
 """
 
 import ast
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -20,7 +21,12 @@ from ctxnet.training import load_params
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 UNIT = r"(?:%|(?:points?|px|pixels?|M|million|billion|seeds?|minutes?|images|times|epochs|tokens|weights|networks)\b)"
-QUANTITY = re.compile(rf"(?<![\w.§−–-])[−+±]?(\d[\d,]*(?:\.\d+)?)(?=[ \u00a0]{UNIT}|%)")
+QUANTITY = re.compile(rf"(?<![\w.§−–-])[−+±]?(\d[\d,]*(?:\.\d+)?)(?:[ \u00a0]({UNIT})|(%))")
+SIDES = ("image_size", "distance", "dose", "mark")
+SHARES = ("held_out", "label_smoothing", "drop_rate", "drop_path", "min_crop")
+COUNTS = ("train_images", "valid_images", "images", "profile_images", "summed_images", "batch_size")
+SETTINGS = {"px": SIDES, "pixel": SIDES, "epoch": ("epochs", "decay_epochs", "warmup_epochs"), "image": COUNTS, "%": SHARES}
+SCALES = {"%": (1, 100), "point": (1, 100), "M": (1, 1e-6), "million": (1, 1e-6), "billion": (1, 1e-9)}
 SMALL = 12  # a whole number up to here counts what stands beside it
 
 
@@ -34,8 +40,8 @@ def plain(text):
 
 
 def quantities(text):
-    """The numbers with a unit in a piece of prose, as written."""
-    return [found[1] for found in QUANTITY.finditer(plain(text))]
+    """(number, unit) of everything with a unit in a piece of prose, as written; the unit without its plural's s."""
+    return [(found[1], (found[2] or found[3]).removesuffix("s")) for found in QUANTITY.finditer(plain(text))]
 
 
 def constants(code):
@@ -46,29 +52,39 @@ def constants(code):
     return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) in (int, float)}
 
 
-def numbers_in(settings):
-    if isinstance(settings, dict):
-        return set().union(*map(numbers_in, settings.values()), set())
-    if isinstance(settings, list | tuple):
-        return set().union(*map(numbers_in, settings), set())
-    return {settings} if type(settings) in (int, float) else set()
+def numbers_in(settings, keys):
+    """The numbers that stand under one of these keys, at any depth."""
+    found = set()
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= numbers_in(value, keys)
+        elif key in keys:
+            found |= {number for number in (value if isinstance(value, list) else [value]) if type(number) in (int, float)}
+    return found
 
 
 def known_everywhere():
-    """Settings, and what the thesis printed: accuracies, parameters, differences to its ResNet-50."""
+    """What the thesis printed: accuracies, parameters, differences to its ResNet-50; sizes of Imagenette, ImageNet."""
     top1 = [row.thesis_top1 for row in VARIANTS.values() if row.thesis_top1]
     printed = {row.thesis_params for row in VARIANTS.values() if row.thesis_params} | set(top1)
     printed |= {abs(value - VARIANTS[results.BASELINE].thesis_top1) for value in top1}
-    return printed | numbers_in(load_params(ROOT / "params.yaml")) | {results.IMAGENETTE, 9469, 2, 1000}
+    return printed | {results.IMAGENETTE, 9469, 2, 1000}
+
+
+@functools.cache
+def settings_with(unit):
+    """Numbers of ``params.yaml`` that may stand before a unit."""
+    return numbers_in(load_params(ROOT / "params.yaml"), SETTINGS.get(unit, ()))
 
 
 def unsourced(text, known):
     found = []
-    for number in quantities(text):
+    for number, unit in quantities(text):
         value = float(number.replace(",", ""))
         digits = len(number.partition(".")[2])
         whole = not digits and value <= SMALL
-        same = (round(abs(v) * scale, digits) == value for v, scale in itertools.product(known, (1, 100, 1e-6)))
+        sources = itertools.product(known | settings_with(unit), SCALES.get(unit, (1,)))
+        same = (round(abs(v) * scale, digits) == value for v, scale in sources)
         found += [] if whole or any(same) else [number]
     return found
 
@@ -87,6 +103,7 @@ def test_numbers_of_the_readme_are_rendered_or_settings():
 
 def test_a_made_up_number_is_found():
     assert unsourced("It gains 47.3 points, or 512 seeds.", {0.5, 47}) == ["47.3", "512"]
+    assert unsourced("64 px of 64 points, 3,000 images in 3,000 px, 90 % or 0.9 px", set()) == ["64", "3,000", "0.9"]
     assert not unsourced("It gains 47.3 points (`99 %`), $12\\,\\%$; <!-- seeds: small -->513 seeds<!-- end -->", {0.473})
     assert not unsourced("**Question.** If it gains 45.5 points?\n\n<details><summary>Answer</summary>Then so.", set())
 

@@ -68,7 +68,7 @@ def measure_surface(variant, path="params.yaml", *, root=".", progress=True):
         images, labels = normalise(prepared.train_images[:IMAGES]), torch.as_tensor(prepared.train_labels[:IMAGES]).long()
         with torch.no_grad():
             accuracy = (model(images).argmax(1) == labels).double().mean().item()
-        lines = surface(model, images, labels, progress=progress)
+        lines = surface(model, images, labels, side=SIDE, progress=progress)
         loss = next(loss for a, b, loss in lines if a == b == 0)
         record = {"variant": variant, "loss": loss, "train_accuracy": accuracy, "top1": top1, **key}
         source = provenance.collect(prepared.manifest_hash, root=root, device="cpu")

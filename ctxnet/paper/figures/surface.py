@@ -52,8 +52,8 @@ def load_surface(row, root="."):
     caption="Training loss around the trained weights (cross) over two random directions, each scaled filter by filter to "
     "the norm of the weights: plain networks above, the same with shortcuts below. Colour: loss in nats, logarithmic, from "
     "0.001; white lines: 0.1, 1 and 10; black line: the loss of one who guesses.",
-    alt="Four square maps of the training loss. In each a pit around the trained weights; how wide it is, and how high the "
-    "loss climbs towards the corners, differs between plain and residual networks of 20 and 56 layers.",
+    alt="Four square maps of the training loss. Plain-20, ResNet-20 and ResNet-56 lie at the bottom of one round, deep pit. "
+    "Plain-56 lies in a shallow, crooked valley; around it the loss climbs steeply, past ten thousand in the corners.",
 )  # fmt: skip
 def surfaces(root="."):
     found = {row: load_surface(row, root) for row in ROWS}
@@ -62,10 +62,10 @@ def surfaces(root="."):
         record, steps, losses = found[row]
         shown = np.log10(np.clip(losses, 1e-3, 1e5))
         image = ax.contourf(steps, steps, shown, levels=np.linspace(-3, 5, 33), cmap="viridis")
-        ax.contour(steps, steps, shown, levels=[-1, 0, 1], colors="white", linewidths=0.7)
+        ax.contour(steps, steps, shown, levels=[-1, 0, 1], colors="white", linewidths=0.7, linestyles="solid")
         ax.contour(steps, steps, shown, levels=[math.log10(CHANCE)], colors=INK, linewidths=1.3)
         ax.plot(0, 0, "x", color="white", markersize=5)
-        ax.set(title=f"{VARIANTS[row].label}: {record['loss']:.3f} at its weights", aspect="equal")
+        ax.set(title=f"{VARIANTS[row].label}: loss {record['loss']:.3f} at ×", aspect="equal")
         ax.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         ax.grid(False)
     for ax in fig.axes[2:]:
@@ -91,7 +91,7 @@ def table(root="."):
             continue
         corners = np.median([losses[i, j] for i in (0, -1) for j in (0, -1)])
         numbers = [f"{record['loss']:.4f}", f"{100 * record['train_accuracy']:.1f}", f"{100 * record['top1']:.1f}"]
-        lines.append([VARIANTS[row].label, *numbers, f"{100 * better(losses):.0f}", str(pits(losses)), f"{corners:.0f}"])
+        lines.append([VARIANTS[row].label, *numbers, f"{100 * better(losses):.0f}", str(pits(losses)), f"{corners:,.0f}"])
     return words.Table(header, lines, range(1, len(header)), rests_on=("surface",))
 
 
