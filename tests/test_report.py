@@ -532,7 +532,7 @@ def test_every_figure_is_registered_once_with_its_facts():
         "1.1", "1.2", "1.3", *(f"2.{i}" for i in range(1, 10)), *(f"3.{i}" for i in range(1, 5)),
         *(f"4.{i}" for i in range(1, 15)), "5.1", "6.1", "6.2",
         *(f"7.{i}" for i in range(1, 5)), "8.1", "8.2", "9.1", "9.2", "10.1", "10.2", "10.3", "A.1",
-        *(f"B.{i}" for i in range(1, 5)), "C.1", "C.2",
+        *(f"B.{i}" for i in range(1, 5)), "C.1", "C.2", "C.3",
     ]  # fmt: skip
     for about in known.values():
         assert about.facts["caption"].endswith((".", ")")) and len(about.facts["alt"]) > 30

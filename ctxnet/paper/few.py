@@ -17,17 +17,23 @@ def load_right(root="."):
     return {name: answers[ROW] for name, answers in every.items() if ROW in answers}
 
 
-def table(root="."):
-    """Accuracy of each recipe, and its difference to the plain one with an interval over seeds and images.
+def differences(found, root="."):
+    """protocol -> (Comparison to the plain one, p after Holm's correction), each once all of its seeds are there.
 
-    Two differences are tested, so that Holm's correction is for two; each once, when all of its seeds are there.
+    Args:
+        found: as :func:`load_right` gives it.
     """
-    found = load_right(root)
     whole = {name for name in found if len(found[name][1]) == len(results.settings_of(name, root).seeds)}
     others = [name for name in PROTOCOLS if name != PLAIN and {name, PLAIN} <= whole]
     tests = {name: results.compare(name, PLAIN, found) for name in others}
-    corrected = dict(zip(tests, statistics.holm([test.p for test in tests.values()]), strict=True))
-    lines = []
+    corrected = statistics.holm([test.p for test in tests.values()])
+    return {name: (tests[name], p) for name, p in zip(tests, corrected, strict=True)}
+
+
+def table(root="."):
+    """Accuracy of each recipe, and its difference to the plain one with an interval over seeds and images."""
+    found = load_right(root)
+    tests, lines = differences(found, root), []
     for name, label in PROTOCOLS.items():
         if name not in found:
             lines.append([label, f"`{results.make_command(name)}`", "", "", "", ""])
@@ -36,9 +42,9 @@ def table(root="."):
         mean, deviation = statistics.mean_sd(right.mean(1))
         cells = [str(len(right)), f"{100 * mean:.1f}", words.points(deviation, ".1f"), "", ""]
         if name in tests:
-            test = tests[name]
+            test, p = tests[name]
             interval = f"{words.points(test.low, '+.1f')} … {words.points(test.high, '+.1f')}"
-            cells[3:] = [f"{words.points(test.difference, '+.1f')} ({interval})", words.p_text(corrected[name])]
+            cells[3:] = [f"{words.points(test.difference, '+.1f')} ({interval})", words.p_text(p)]
         lines.append([label, *cells])
     header = ["in training", "seeds", "right %", "s.d.", "difference (95 %)", "p, Holm"]
     return words.Table(header, lines, range(1, len(header)), rests_on=("few",))
