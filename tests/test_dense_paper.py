@@ -102,7 +102,7 @@ def test_tables_say_what_is_not_there(project, tmp_path):
     assert dense.search_table(project).markdown().count("not run") == 6
     assert len(dense.class_table(project).rows) == 4
     assert sorted(path.name for path in dense.write_dense(project, tmp_path).iterdir()) == [
-        "classes.csv", "contrasts.csv", "dose.csv", "rows.csv",
+        "dense_classes.csv", "dense_contrasts.csv", "dense_dose.csv", "dense_rows.csv",
     ]  # fmt: skip
 
 

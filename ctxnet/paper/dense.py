@@ -25,7 +25,7 @@ COMMAND = f"python -m ctxnet campaign --protocol {PROTOCOL}"
 BLOCK = 15  # frames of a drive drawn together; of the test frames one a second is labelled
 DRAWS, SEED = 2000, 0
 HEADS = {"fcn32": "FCN-32s", "fpn": "sum of stages", "deeplabv3": "DeepLabv3", "unet": "U-Net", "hrnetv2": "HRNetV2"}
-FILES = {name: f"tables/{name}.csv" for name in ("contrasts", "rows", "classes", "dose")}
+FILES = {name: f"tables/dense_{name}.csv" for name in ("contrasts", "rows", "classes", "dose")}
 
 
 def label(row):

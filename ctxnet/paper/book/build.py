@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ctxnet.files import built_folder, write_bytes, write_text
-from ctxnet.paper import cards, claims, coherence, results, sliders, words
+from ctxnet.paper import cards, claims, coherence, dense, pays, reach, results, sliders, words
 from ctxnet.paper.book import chapters, made, reference, search
 from ctxnet.paper.book.explorer import write_explorer
 from ctxnet.paper.book.networks import PAGE as NETWORKS
@@ -17,6 +17,8 @@ TITLE = "Adding context into convolutional neural networks"
 HERO = "4.2"  # the figure on the first page
 POINT = 1.7  # CSS pixels for a point of a figure: one of full text width fills the page's column
 STATIC = Path(__file__).with_name("static")
+TABLES = [(coherence.FILES, coherence.write_coherence), (reach.FILES, reach.write_reach), (pays.FILES, pays.write_pays),
+          (dense.FILES, dense.write_dense)]  # of chapters on records of their own: files of tables, and who writes them
 MARK = "site.json"  # lists the files of a folder that this module made, and may therefore replace
 
 
@@ -76,8 +78,9 @@ class _Book:
             write_bytes(self.out / "static" / path.name, path.read_bytes())
         words.write_tables(self.protocol, self.root, self.out)
         claims.write_claims(self.protocol, self.root, self.out)
-        if any(c.shows("file", coherence.FILES["contrasts"]) for c in self.chapters):
-            coherence.write_coherence(self.root, self.out)
+        for files, write in TABLES:
+            if any(c.shows("file", name) for c in self.chapters for name in files.values()):
+                write(self.root, self.out)
         for path in sorted(self.executed.glob("*.ipynb")):
             write_bytes(self.out / "notebooks" / path.name, path.read_bytes())
         shown_cards = self._cards()
