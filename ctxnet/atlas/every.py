@@ -86,7 +86,7 @@ def measure_every(
         root: folder that holds ``results``.
         max_parameters: larger ones get a row that says so; None: no limit.
         at_once: networks side by side, one core each.
-        retry: also measure those again whose row says why they could not be measured.
+        retry: also measure those again whose row says why they could not be measured, or that their check found an error.
         seconds, gigabytes: what one network may take.
 
     Returns:
@@ -145,7 +145,7 @@ def _open(row, max_parameters, retry):
         return True
     if row.get("refused") == "large":
         return max_parameters is None or row["parameters"] <= max_parameters
-    return retry and "refused" in row
+    return retry and ("refused" in row or row["check"]["wrong"] > 0)
 
 
 def _counted(names, seconds, progress, limits):

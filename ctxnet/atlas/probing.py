@@ -27,9 +27,12 @@ def probe_field(model, reach, layer, mask, exact, *, pixels=200, seed=0):
             these has too few (a mask that is the whole image has neither border nor outside), others from anywhere.
 
     Returns:
-        dict: ``probes`` pixels drawn; ``wrong`` of them where network and mask disagree, or 1 if a pixel that was not
+        dict: ``probes`` pixels drawn; ``wrong`` of them outside the mask that move the feature, or 1 if a pixel that was not
         drawn does; ``unsettled`` inside an exact mask that nothing moved (dead ReLUs or lost maxima, of this image, or
         past the :data:`TRIED` that are tried); ``seen`` the share of the mask's pixels with a derivative.
+
+    Raises:
+        ValueError: pixels outside have a derivative, and changing them does nothing: the backward pass is wrong.
     """
     grid = reach.grids[layer]
     chosen = _drawn(mask, pixels, torch.Generator().manual_seed(seed))
@@ -43,8 +46,13 @@ def probe_field(model, reach, layer, mask, exact, *, pixels=200, seed=0):
             inside = [p for p in chosen if mask[tuple(p)] and not derived[tuple(p)]] if exact else []
             unsettled = sum(not _moves(look, image, pixel, before) for pixel in inside[:TRIED])
     beyond = int((derived & ~mask).sum())
+    if beyond and not leaks:  # seen on torch 2.11 in TinyViT: other pixels get the gradient than those that move the feature
+        raise ValueError(
+            f"layer {layer!r}: PyTorch's backward pass gives {beyond} pixels a gradient of which none moves the feature "
+            "when it changes, so that nothing made of gradients can be trusted here"
+        )
     return {
-        "probes": len(chosen), "wrong": max(leaks, beyond), "unsettled": int(unsettled) + max(0, len(inside) - TRIED),
+        "probes": len(chosen), "wrong": leaks, "unsettled": int(unsettled) + max(0, len(inside) - TRIED),
         "seen": round(float((derived & mask).sum() / mask.sum().clamp(min=1)), 4),
     }  # fmt: skip
 
