@@ -242,6 +242,33 @@ def test_probes_agree_with_the_right_mask_and_see_every_wrong_one():
     assert probe_field(model, reach, "2", large, False, pixels=600)["unsettled"] == 0  # an upper bound may be too large
 
 
+class _Rolled(torch.autograd.Function):
+    """The identity, with a backward pass that gives the gradient to other pixels, as torch 2.11 does in TinyViT's blocks."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.roll(8, -1)
+
+
+class _Contradicts(torch.nn.Module):
+    def forward(self, x):
+        return _Rolled.apply(x)
+
+
+def test_a_backward_pass_that_contradicts_the_forward_pass_is_no_error_of_the_mask():
+    torch.manual_seed(0)
+    convolutions = [torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1)]
+    model = torch.nn.Sequential(convolutions[0], _Contradicts(), convolutions[1]).eval()
+    reach = Reach(model, ["2"], (3, 24, 24))
+    mask, exact = reach.masks({"2": (12, 12)})["2"]
+    with pytest.raises(ValueError, match="layer '2': PyTorch's backward pass gives 25 pixels a gradient"):
+        probe_field(model, reach, "2", mask, exact, pixels=60)
+
+
 def test_probes_agree_with_one_by_one():
     """What a few passes say is what :func:`ctxnet.measure.check_receptive_field` finds pixel by pixel."""
     from ctxnet.measure import check_receptive_field
