@@ -46,7 +46,7 @@ def probe_field(model, reach, layer, mask, exact, *, pixels=200, seed=0):
             inside = [p for p in chosen if mask[tuple(p)] and not derived[tuple(p)]] if exact else []
             unsettled = sum(not _moves(look, image, pixel, before) for pixel in inside[:TRIED])
     beyond = int((derived & ~mask).sum())
-    if beyond and not leaks:  # seen on torch 2.11 in TinyViT: other pixels get the gradient than those that move the feature
+    if beyond and not leaks:  # as in a batch normalisation before its gradients were straightened (isolation.py)
         raise ValueError(
             f"layer {layer!r}: PyTorch's backward pass gives {beyond} pixels a gradient of which none moves the feature "
             "when it changes, so that nothing made of gradients can be trusted here"
