@@ -27,7 +27,7 @@ class Clock:
     def stated(self):
         """For a checkpoint or a provenance: ``wall_seconds`` and ``load`` until now."""
         return {
-            "wall_seconds": round(self.before + time.perf_counter() - self.started, 1),
+            "wall_seconds": round(self.before + time.perf_counter() - self.started, 2),
             "load": [*self.loads, _load()],
         }
 
