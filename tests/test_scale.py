@@ -179,6 +179,38 @@ def test_nothing_is_left_running_and_the_next_goes_on(tmp_path, whole, kind):
     assert records(tmp_path) == whole
 
 
+@pytest.mark.torture
+def test_from_outside_of_a_cluster(tmp_path, whole):
+    """Ray's client, as from a laptop: nothing is shared, and Ray asks for the token that it made.
+
+    Before the cluster below is up: beside another one on the same machine the client's server did not start.
+    """
+    make_project(tmp_path)
+    with socket.socket() as free, socket.socket() as other:
+        free.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, outside = free.getsockname()[1], other.getsockname()[1]
+    scratch = f"/tmp/ctxnet-outside-{os.getpid()}"  # the path of a socket has at most 107 bytes
+    command = [f"{Path(sys.executable).parent}/ray", "start", "--head", "--block", "--num-cpus", "2", "--port", str(port),
+               "--ray-client-server-port", str(outside), "--include-dashboard", "false", "--temp-dir", scratch,
+               "--min-worker-port", "0", "--max-worker-port", "0"]  # fmt: skip
+    env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 64, RAY_USAGE_STATS_ENABLED="0")
+    head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", outside)) == 0, 60)
+        address = words(tmp_path, "--address", f"ray://127.0.0.1:{outside}", "--quiet")
+        no_token = environment(RAY_AUTH_MODE="disabled")
+        shut_out = subprocess.run(address, cwd=ROOT, env=no_token, capture_output=True, text=True)
+        assert shut_out.returncode == 1 and "RAY_AUTH_TOKEN" in shut_out.stderr and shut_out.stderr.count("\n") == 1
+        done = subprocess.run(address, cwd=ROOT, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert records(tmp_path) == whole
+    finally:
+        head.terminate()
+        head.wait(60)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 # ---- a cluster of two machines, on this one ----------------------------------------------------------------------------
 
 
@@ -408,32 +440,3 @@ def test_a_campaign_that_died_is_not_shown(tmp_path):
     left.parent.mkdir(parents=True)
     left.write_text(json.dumps({"started": 0.0}))
     assert status(protocol, root=tmp_path) == [] and not left.exists()
-
-
-@pytest.mark.torture
-def test_from_outside_of_a_cluster(tmp_path, whole):
-    """Ray's client, as from a laptop: nothing is shared, and Ray asks for the token that it made."""
-    make_project(tmp_path)
-    with socket.socket() as free, socket.socket() as other:
-        free.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        port, outside = free.getsockname()[1], other.getsockname()[1]
-    scratch = f"/tmp/ctxnet-outside-{os.getpid()}"  # the path of a socket has at most 107 bytes
-    command = [f"{Path(sys.executable).parent}/ray", "start", "--head", "--block", "--num-cpus", "2", "--port", str(port),
-               "--ray-client-server-port", str(outside), "--include-dashboard", "false", "--temp-dir", scratch,
-               "--min-worker-port", "0", "--max-worker-port", "0"]  # fmt: skip
-    env = environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 64, RAY_USAGE_STATS_ENABLED="0")
-    head = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", outside)) == 0, 60)
-        address = words(tmp_path, "--address", f"ray://127.0.0.1:{outside}", "--quiet")
-        no_token = environment(RAY_AUTH_MODE="disabled")
-        shut_out = subprocess.run(address, cwd=ROOT, env=no_token, capture_output=True, text=True)
-        assert shut_out.returncode == 1 and "RAY_AUTH_TOKEN" in shut_out.stderr and shut_out.stderr.count("\n") == 1
-        done = subprocess.run(address, cwd=ROOT, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert records(tmp_path) == whole
-    finally:
-        head.terminate()
-        head.wait(60)
-        shutil.rmtree(scratch, ignore_errors=True)
