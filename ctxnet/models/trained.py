@@ -32,7 +32,12 @@ def read_trained(name):
     if name not in list_trained():
         raise unknown_name("trained network", name, list_trained())
     tensors, about = load_tensors(FOLDER / f"{name}.safetensors")
-    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}, about
+    return single(tensors), about
+
+
+def single(state):
+    """A state dict with its floating-point tensors in single precision."""
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
 
 
 def halved(state):

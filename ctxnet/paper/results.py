@@ -83,9 +83,7 @@ class BadRecord(ValueError):
 
 
 def make_command(protocol, variant=None):
-    """The command that makes a protocol's records, or one variant's; of "timm", the rows of its networks."""
-    if protocol == "timm":
-        return 'python -m ctxnet atlas "timm:*" --max-params 100M'
+    """The command that makes a protocol's records, or one variant's."""
     if variant is None:
         return "make repro" if protocol == "quick" else f"python -m ctxnet campaign --protocol {protocol}"
     return f"python -m ctxnet train --protocol {protocol} --variant {variant}"

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from ..data import loaders, prepare_dataset
-from ..models.trained import halved, write_trained
+from ..models.trained import halved, single, write_trained
 from ..records import read_provenance, read_record, run_folder
 from ..tensors import load_tensors
 from .protocol import load_params
-from .run import network_arguments
+from .run import network_arguments, train_command
 from .seeds import parse_seeds
 from .task import TASKS
 
@@ -27,7 +27,7 @@ def keep(protocol, variant, seed, *, root="."):
     root = Path(root)
     folder = run_folder(protocol.name, variant, seed, root)
     record, weights = read_record(folder), folder / "weights.safetensors"
-    command = f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}"
+    command = train_command(protocol, variant, seed)
     if record is None:
         raise FileNotFoundError(f"{folder}: no finished run; {command}")
     if not weights.is_file():
@@ -47,7 +47,7 @@ def keep(protocol, variant, seed, *, root="."):
 def _top1(protocol, variant, chosen, state, prepared):
     """Share of the validation images that the network gets right in single precision from such weights."""
     model = TASKS[protocol.task].create(variant, protocol, **chosen).eval()
-    model.load_state_dict({key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()})
+    model.load_state_dict(single(state))
     dls = loaders(
         prepared, image_size=protocol.image_size, batch_size=protocol.batch_size, min_crop=1.0, max_rotate=0.0, flip=False,
         workers=0, seed=0,

@@ -151,6 +151,11 @@ def _stored_key(folder):
     return None
 
 
+def train_command(protocol, variant, seed):
+    """What makes this run on the command line, or goes on with it."""
+    return f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}"
+
+
 def network(protocol, variant, seeds, *, num_classes):
     """The network that a run starts from.
 
@@ -299,7 +304,7 @@ def _finish(protocol, variant, seed, prepared, key, folder, state, root, results
         record["initial"] = initial_context(protocol, variant, seeds, images.cpu(), num_classes=classes)
     seen = len(history) * len(prepared.train_ids)
     source = provenance.collect(prepared.manifest_hash, root=root, device=protocol.device) | {
-        "command": f"python -m ctxnet train --protocol {protocol.name} --variant {variant} --seed {seed}",
+        "command": train_command(protocol, variant, seed),
         "training_seconds": round(spent, 1),
         "images_per_second": round(seen / spent, 1) if spent else None,
         **({"devices": devices} if devices > 1 else {}),

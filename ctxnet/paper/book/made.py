@@ -6,6 +6,7 @@ from pathlib import Path
 from ctxnet import provenance
 from ctxnet.files import read_sealed
 from ctxnet.paper import reach, words
+from ctxnet.paper.figures import law
 from ctxnet.paper.results import load_provenance, load_records, make_command
 from ctxnet.records import read_provenance, read_table
 from ctxnet.settings import group, read_yaml
@@ -29,8 +30,8 @@ RECORDS = {
     "few": ("", "", "results/few*/runs/*/seed*/provenance.json", ""),
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
-# How those are made that are several protocols; any other name is a protocol.
-COMMANDS = {"reach": reach.COMMANDS["probe"], "pathfinder": reach.COMMANDS["pathfinder"]}
+# How those are made that are no protocol, or several; any other name is a protocol.
+COMMANDS = {"reach": reach.COMMANDS["probe"], "pathfinder": reach.COMMANDS["pathfinder"], "timm": law.COMMAND}
 
 
 def build_origin(root="."):

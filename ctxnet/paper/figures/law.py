@@ -8,9 +8,8 @@ from matplotlib.lines import Line2D
 
 from ctxnet.paper import law
 from ctxnet.paper.figures import figure, style
-from ctxnet.paper.results import make_command
 
-COMMAND = make_command("timm")
+COMMAND = 'python -m ctxnet atlas "timm:*" --max-params 100M'
 ACCURACIES = "python -m ctxnet atlas --accuracies"
 COLOURS = style.PALETTE[:6] + ["#7B5CC4"]  # of the largest families; the others are grey
 _AXES = {
