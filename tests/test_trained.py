@@ -70,6 +70,8 @@ def test_what_cannot_be_had_is_one_line(project, kept):  # noqa: F811
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match="resnet50_perm1.safetensors: damaged"):
         ctxnet.create_model("resnet50_perm1", pretrained="small")
+    with pytest.raises(ValueError, match="protocol dense: task 'segmentation'; only those of 'classification'"):
+        keep(load_protocol("dense", ROOT / "params.yaml"), "fcn32_resnet50", 0, root=project)
     with pytest.raises(ValueError, match="half precision cannot keep"):
         trained.halved({"weight": torch.tensor([1e5])})
 

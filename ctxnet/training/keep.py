@@ -22,8 +22,10 @@ def keep(protocol, variant, seed, *, root="."):
 
     Raises:
         FileNotFoundError: the run has no record, or this machine not its weights.
-        ValueError: half precision cannot hold them.
+        ValueError: half precision cannot hold them, or they are no classifier's.
     """
+    if protocol.task != "classification":
+        raise ValueError(f"protocol {protocol.name}: task {protocol.task!r}; only those of 'classification' are kept")
     root = Path(root)
     folder = run_folder(protocol.name, variant, seed, root)
     record, weights = read_record(folder), folder / "weights.safetensors"
