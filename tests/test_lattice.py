@@ -12,7 +12,7 @@ from ctxnet.data import normalise
 from ctxnet.data.photograph import photograph
 from ctxnet.measure import profile_lattice
 from ctxnet.training import load_measure, load_params, measure_lattice, read_record
-from ctxnet.training.context import initial_network
+from ctxnet.training.context import initial_network, shown_layers
 from ctxnet.training.lattice import COLUMNS
 
 CELLS = 16
@@ -30,7 +30,7 @@ def project(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module", params=["resnet50", "resnet50_perm1"])
+@pytest.fixture(scope="module", params=["resnet50", "resnet50_perm1", "fcn32_resnet50"])
 def measured(request, project):
     return request.param, measure_lattice(request.param, root=project, progress=False)
 
@@ -39,9 +39,11 @@ def test_every_tile_is_its_profile(measured, project):
     variant, folder = measured
     sprite = np.asarray(Image.open(folder / "maps.png"))
     places = pd.read_csv(folder / "places.csv")
-    assert sprite.shape == (16 * CELLS, 9 * CELLS) and tuple(places) == COLUMNS and len(places) == 16 * 9
     model, _ = initial_network(variant, load_measure(project / "params.yaml"))
-    profiles = [profile for _, profile in profile_lattice(model, normalise(photograph(64)[None]), 3)]
+    layers = shown_layers(model, variant)
+    assert len(layers) == (5 if variant.startswith("fcn32") else 16) and read_record(folder)["layers"] == layers
+    assert sprite.shape == (len(layers) * CELLS, 9 * CELLS) and tuple(places) == COLUMNS and len(places) == len(layers) * 9
+    profiles = [profile for _, profile in profile_lattice(model, normalise(photograph(64)[None]), 3, layers)]
     for line in places.itertuples():
         profile, block = profiles[line.place], line.block
         box = line.box_top, line.box_left, line.box_side

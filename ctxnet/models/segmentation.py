@@ -159,12 +159,13 @@ class Segmenter(nn.Module):
     def __init__(self, backbone, head):
         super().__init__()
         self.backbone, self.head = backbone, head
+        self.pixel = nn.Identity()  # a name under which the output can be measured
 
     def get_classifier(self):
         return self.head.classifier
 
     def forward(self, x):
-        return enlarged(self.head(self.backbone(x)), x.shape[-2:])
+        return self.pixel(enlarged(self.head(self.backbone(x)), x.shape[-2:]))
 
 
 class ResNetMaps(nn.Module):

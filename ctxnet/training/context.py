@@ -11,9 +11,10 @@ from .. import provenance
 from ..data import normalise, probe
 from ..files import remove_partials
 from ..locking import one_writer
-from ..measure import ContextProfile, calibrate, context_profile, summed_erf
+from ..measure import ContextProfile, calibrate, context_profile, residual_blocks, summed_erf
 from ..measure.summary import erf_share
-from ..models import create_model
+from ..models import create_model, create_segmenter
+from ..models.segmentation import CROP, SEGMENTERS
 from ..naming import require_known
 from ..records import encode_profile, reusable, write_record
 from .protocol import load_measure
@@ -62,14 +63,31 @@ def initial_network(variant, settings):
     The images are those of the probe set, which every machine can make. Batch normalisation takes its statistics
     from them, as it would in the first step of training; without that, activations double block by block.
 
+    Args:
+        variant: one of ``ctxnet.list_models()`` or of ``ctxnet.list_segmenters()``; the rates of the latter shrink with the
+            image, as where they are trained.
+
     Returns:
         (model, float32 images (N, 3, S, S)).
     """
-    model = create_model(variant, seed=settings.seed, width=settings.width, input_size=settings.image_size)
+    chosen = {"seed": settings.seed, "width": settings.width, "input_size": settings.image_size}
+    if variant in SEGMENTERS:
+        model = create_segmenter(variant, rate_scale=settings.image_size / CROP, **chosen)
+    else:
+        model = create_model(variant, **chosen)
     pixels, _ = probe.make_probe(settings.images, image_size=settings.image_size, seed=settings.seed)
     images = normalise(pixels)
     calibrate(model, images)
     return model, images
+
+
+def shown_layers(model, variant):
+    """The layers of :func:`initial_network` that are shown: residual blocks; of a network that answers for every pixel the
+    last block of each stage, and the output."""
+    blocks = residual_blocks(model)
+    if variant not in SEGMENTERS:
+        return blocks
+    return [*{name.rpartition(".")[0]: name for name in blocks}.values(), "pixel"]
 
 
 def measure_variant(variant, path="params.yaml", *, root="."):

@@ -17,12 +17,12 @@ from ..data import normalise
 from ..data.photograph import photograph
 from ..files import remove_partials
 from ..locking import one_writer
-from ..measure import profile_lattice, residual_blocks
+from ..measure import profile_lattice
 from ..measure.summary import erf_share, rf_side
-from ..models import list_models
+from ..models import list_models, list_segmenters
 from ..naming import require_known
 from ..records import encode_csv, reusable, write_record
-from .context import initial_network
+from .context import initial_network, shown_layers
 from .protocol import load_lattice, load_measure
 
 LEVELS = 15  # steps of either map above nothing: together they fill a byte
@@ -54,7 +54,7 @@ def measure_lattice(variant, path="params.yaml", *, root=".", progress=True):
 
     root = Path(root)
     settings, lattice = load_measure(root / path), load_lattice(root / path)
-    require_known("variant", variant, list_models())
+    require_known("variant", variant, [*list_models(), *list_segmenters()])
     folder = root / "results" / "lattice" / variant
     asked = dataclasses.asdict(settings) | dataclasses.asdict(lattice)
     key = {"settings": asked, "trace": measure_trace(variant, places=2)}
@@ -65,9 +65,9 @@ def measure_lattice(variant, path="params.yaml", *, root=".", progress=True):
         started = time.perf_counter()
         model, _ = initial_network(variant, settings)
         images = normalise(photograph(settings.image_size)[None])
-        layers = residual_blocks(model)
+        layers = shown_layers(model, variant)
         profiles = tqdm(
-            profile_lattice(model, images, lattice.places), total=lattice.places**2, unit="place", desc=variant,
+            profile_lattice(model, images, lattice.places, layers), total=lattice.places**2, unit="place", desc=variant,
             disable=not progress, mininterval=2.0,
         )  # fmt: skip
         columns, lines = [], []

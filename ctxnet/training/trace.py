@@ -18,7 +18,7 @@ from ..data.camvid import VOID
 from ..data.prepared import Prepared
 from ..measure import calibrate, context_profile, profile_lattice
 from ..records.traces import mean_std, measured, moments, parameters, refill, rounded, standardised, undisturbed
-from .context import initial_network
+from .context import initial_network, shown_layers
 from .learner import build_learner
 from .protocol import NO_IDENTITY, Measure
 from .schedule import learning_rate, reseed
@@ -67,9 +67,10 @@ def measure_trace(variant, places=0):
         refill(model.double())
         images = standardised(_images(small.image_size)[0][: small.images])
         calibrate(model, images)
-        found |= measured(context_profile(model, images))
+        layers = shown_layers(model, variant)
+        found |= measured(context_profile(model, images, layers))
         if places:
-            profiles = (profile for _, profile in profile_lattice(model, images, places))
+            profiles = (profile for _, profile in profile_lattice(model, images, places, layers))
             found["places"] = rounded([profile.distance[-1] for profile in profiles])
         return found
 

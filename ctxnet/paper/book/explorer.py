@@ -14,14 +14,17 @@ from PIL import Image
 
 from ctxnet.data.photograph import photograph
 from ctxnet.files import renew, write_bytes, write_text
+from ctxnet.models.segmentation import SEGMENTERS
 from ctxnet.models.variants import VARIANTS
 from ctxnet.naming import require_known
+from ctxnet.paper import dense
 from ctxnet.paper.results import BASELINE, OWN, TABLES, lattice_command
 from ctxnet.training import read_record
 from ctxnet.training.lattice import COLUMNS
 
 FULL_WIDTH = 64  # of a ResNet's first stage
 PHOTOGRAPH = 448  # px a side: sharp on a screen, small on a disk
+ROWS = [*VARIANTS, *SEGMENTERS]
 
 
 def write_explorer(out, root, environment, page):
@@ -34,7 +37,7 @@ def write_explorer(out, root, environment, page):
         page: dict of variables of the base template.
 
     Returns:
-        Names of the rows shown, in the order of ``VARIANTS``. Without any, the page says how to measure one.
+        Names of the rows shown, in the order of :data:`ROWS`. Without any, the page says how to measure one.
 
     Raises:
         ValueError: in one line with the path, for a damaged record, one of an unknown row, or settings that differ.
@@ -54,18 +57,18 @@ def write_explorer(out, root, environment, page):
 
 
 def _read_records(base):
-    """(folder, record) by row, in the order of ``VARIANTS``; all of one setting, since the page compares them."""
+    """(folder, record) by row, in the order of :data:`ROWS`; all of one setting, since the page compares them."""
     found = {}
     for folder in sorted(path.parent for path in base.glob("*/record.json")):
         record = read_record(folder)
         try:
-            require_known("variant", folder.name, VARIANTS)
+            require_known("variant", folder.name, ROWS)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
         if record.get("variant") != folder.name:
             raise ValueError(f"{folder / 'record.json'}: is the record of {record.get('variant')!r}, not of {folder.name!r}")
         found[folder.name] = folder, record
-    found = {variant: found[variant] for variant in VARIANTS if variant in found}
+    found = {variant: found[variant] for variant in ROWS if variant in found}
     settings = [(folder, record["settings"]) for folder, record in found.values()]
     for folder, other in settings[1:]:
         differing = sorted(key for key in other | settings[0][1] if other.get(key) != settings[0][1].get(key))
@@ -119,6 +122,9 @@ def _groups(variants):
     """``[(title, [(name, label), …]), …]`` for the list of rows."""
     groups = {}
     for variant in variants:
+        if variant in SEGMENTERS:
+            groups.setdefault("A class for every pixel (chapter 9)", []).append((variant, dense.label(variant)))
+            continue
         shown = VARIANTS[variant].tables
         title = "Baseline" if variant == BASELINE else TABLES[OWN][0]
         if shown:
