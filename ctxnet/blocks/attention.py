@@ -4,8 +4,8 @@ The relative encoding is added to x and to its k permuted copies (to x itself at
 the k + 1 vectors are weighed by the softmax of their dot products with the vector of x, and summed. There are no
 weights to learn, and the scores are not divided by √C, as in the thesis.
 
-The k + 1 encoded vectors are never there together: each copy is gathered when it is needed and forgotten, and again in the
-backward pass, which keeps x and the weights alone. Reading x anew costs less than moving k + 1 times as much.
+The k + 1 encoded vectors never exist all at once: each copy is gathered when it is needed and dropped, and gathered again in
+the backward pass, which keeps only x and the weights. Reading x anew costs less than moving k + 1 times as much.
 
 Warning: unscaled dot products grow with C, so the softmax is nearly one-hot in wide layers.
 """

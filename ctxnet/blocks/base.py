@@ -54,7 +54,8 @@ class ContextBlock(nn.Module):
     def tables(self, x):
         """The tables for the size of ``x`` (N, C, H, W), as tensors on its device.
 
-        They are no buffers: buffers would follow ``model.half()`` and lose precision for a later ``model.double()``.
+        They are not registered as buffers, which would follow ``model.half()`` and lose precision for a later
+        ``model.double()``.
         """
         height, width = x.shape[2], x.shape[3]
         key = (height, width, x.device, x.dtype)
