@@ -65,6 +65,7 @@ def test_without_any_record_everything_is_open_and_the_figure_names_the_command(
     assert found[["estimate", "low", "p", "p_holm", "train_loss_a"]].isna().all(axis=None)
     assert "0 of 252 replicates" in coherence.status(tmp_path) and coherence.COMMAND in coherence.status(tmp_path)
     assert coherence.summary(tmp_path).count("**open**: 0 of 12 replicates") == 8
+    assert coherence.story(tmp_path).startswith("None of them")
     assert {row[1] for row in coherence.cell_table(tmp_path).rows} == {"0 of 12"}
     assert coherence.draw_table(tmp_path).markdown().count("open: 0 of 25 runs") == 6
     assert "campaign --protocol context" in said(figures.show("6.2", "small", tmp_path))
@@ -93,6 +94,9 @@ def test_the_first_look_settles_what_is_clear_and_leaves_the_rest_open(tmp_path)
     assert found.loc["coherence", "verdict"] == "shown" and (found["p_holm"] >= found["p"]).all()
     assert found.loc["full_network_gains_nothing", "verdict"].endswith("6 of 12 replicates; the look at 6 settled nothing")
     table = coherence.contrast_table(tmp_path)
+    told = coherence.story(tmp_path).splitlines()
+    assert len(told) == len(found) and all(line.startswith(f"- {text}") for line, text in zip(told, found["text"], strict=True))
+    assert "over reaches 1, 2, 4 and the map. **shown** (+8.5" in told[0] and "**open**: 6 of 12" in told[-1]
     assert {row[5] for row in table.rows} == {"6 of 12"} and "with the first 6 and with all 12 replicates" in table.caption
 
 

@@ -295,12 +295,23 @@ def summary(root="."):
     frame = contrasts(root).to_dict("records")
     for line in frame:
         name = words.plain(line["contrast"].replace("_", " "))
-        numbers = "" if words.unknown(line["estimate"]) else words.minus(
-            f" ({line['estimate']:+.2f} points, 95 %: {line['low']:+.2f} to {line['high']:+.2f}; "
-            f"{words.p_said(line['p_holm'])}, Holm; n = {line['n']})"
-        )  # fmt: skip
-        lines.append(f"- {name}: {_verdict(line)}{numbers}.")
+        lines.append(f"- {name}: {_verdict(line)}{_numbers(line)}.")
     return "\n".join(lines)
+
+
+def story(root="."):
+    """The contrasts that have been tested so far, in their own words and with what came of them, as a Markdown list."""
+    tested = [line for line in contrasts(root).to_dict("records") if not words.unknown(line["estimate"])]
+    lines = [f"- {words.plain(line['text'])} {_verdict(line)}{_numbers(line)}." for line in tested]
+    return "\n".join(lines) or "None of them has had as many replicates as its first look needs."
+
+
+def _numbers(line):
+    """Estimate, interval, p and replicates of a contrast that has been tested, in brackets."""
+    if words.unknown(line["estimate"]):
+        return ""
+    between = f"95 %: {line['low']:+.2f} to {line['high']:+.2f}; {words.p_said(line['p_holm'])}, Holm; n = {line['n']}"
+    return words.minus(f" ({line['estimate']:+.2f} points, {between})")
 
 
 def write_coherence(root=".", home=None):
