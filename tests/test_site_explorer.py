@@ -62,7 +62,9 @@ def _shorten(base, variant, count):
 def _build(root, out):
     loader = jinja2.ChoiceLoader([jinja2.DictLoader({"base.html.j2": BASE}), jinja2.FileSystemLoader(SITE / "pages")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    shown = write_explorer(out, root, environment, {"title": "Explorer"})
+    shown, values = write_explorer(out, root)
+    page = environment.get_template("explorer.html.j2").render(title="Explorer", **values)
+    (out / "explorer.html").write_text(page)
     (out / "static").mkdir(exist_ok=True)
     for path in (SITE / "static").glob("explorer.*"):
         shutil.copy(path, out / "static")

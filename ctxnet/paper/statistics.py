@@ -110,7 +110,7 @@ def row_interval(right, draws=4000, seed=0):
     if total == 0:
         return mean, mean, mean, "seeds and images"
     degrees = total**2 / (over_seeds**2 / (seeds - 1) + over_images**2 / (n - 1))
-    half = float(special.stdtrit(degrees, 1 - LEVEL / 2) * math.sqrt(total))
+    half = float(half_width(math.sqrt(total), degrees))
     return mean, max(0.0, mean - half), min(1.0, mean + half), "seeds and images"
 
 
@@ -142,6 +142,18 @@ def welch(values_a, values_b, variance_images=0.0, images=2):
     delta = values_a.mean(-1) - values_b.mean(-1)
     error, degrees = standard_error([*parts, variance_images], [*seeds, images])
     return {"difference": delta, "error": error, "degrees": degrees, "p": 2 * p_above(abs(delta), error, degrees)}
+
+
+def half_width(error, degrees, level=LEVEL):
+    """Half of a (1 − ``level``) interval by Student's t, from a standard error and its degrees of freedom."""
+    return special.stdtrit(degrees, 1 - level / 2) * error
+
+
+def mean_half(values, level=LEVEL):
+    """Half of the interval of a mean over independent values; NaN for fewer than :data:`MIN_SEEDS`."""
+    if len(values) < MIN_SEEDS:
+        return math.nan
+    return float(half_width(np.std(values, ddof=1), len(values) - 1, level) / math.sqrt(len(values)))
 
 
 def standard_error(parts, counts):
@@ -294,7 +306,7 @@ def compare_values(values_a, values_b, variance_images=0.0, images=2):
     if min(len(values_a), len(values_b)) < MIN_SEEDS:
         return Comparison(**rows)
     found = {key: float(value) for key, value in welch(values_a, values_b, variance_images, images).items()}
-    half = special.stdtrit(found["degrees"], 1 - LEVEL / 2) * found["error"]
+    half = half_width(found["error"], found["degrees"])
     rows |= {"low": float(mean_a - mean_b - half), "high": float(mean_a - mean_b + half)}
     return Comparison(**rows, error=found["error"], degrees=found["degrees"], p=found["p"])
 

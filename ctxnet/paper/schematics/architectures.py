@@ -62,17 +62,13 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
         for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
             convs = [m for n, m in stage[-1].named_children() if isinstance(m, nn.Conv2d)]
             blocks.append(([(c.kernel_size[0], c.out_channels) for c in convs], len(stage)))
-        names = ("conv1", "layer1", "layer2", "layer3", "layer4")
-        rows.append(
-            {
-                "depth": depth,
-                "stem": (model.conv1.kernel_size[0], model.conv1.out_channels, model.conv1.stride[0]),
-                "sizes": [shapes[n][1][-1] for n in names],
-                "blocks": blocks,
-                "mult_adds": multiply_adds(model, torch.zeros(1, *input_shape, device="meta")),
-                "parameters": sum(p.numel() for p in model.parameters()),
-            }
-        )
+        rows.append({
+            "depth": depth, "blocks": blocks,
+            "stem": (model.conv1.kernel_size[0], model.conv1.out_channels, model.conv1.stride[0]),
+            "sizes": [shapes[n][1][-1] for n in ("conv1", "layer1", "layer2", "layer3", "layer4")],
+            "mult_adds": multiply_adds(model, torch.zeros(1, *input_shape, device="meta")),
+            "parameters": sum(p.numel() for p in model.parameters()),
+        })  # fmt: skip
     return tuple(rows)
 
 
@@ -145,13 +141,8 @@ def attention_shapes():
     """Tokens, width, heads and width per head of one attention layer of ViT-B/16, read off the module."""
     attn = _timm_meta("vit_base_patch16_224").blocks[0].attn
     tokens, dim = _timm_shapes("vit_base_patch16_224")["blocks.0.attn"][0]
-    return {
-        "tokens": tokens,
-        "dim": dim,
-        "heads": attn.num_heads,
-        "head_dim": attn.head_dim,
-        "projection": tuple(attn.qkv.weight.T.shape),
-    }
+    about = {"tokens": tokens, "dim": dim, "heads": attn.num_heads, "head_dim": attn.head_dim}
+    return about | {"projection": tuple(attn.qkv.weight.T.shape)}
 
 
 @figure(
@@ -220,13 +211,8 @@ def figure_2_6(side=14, dim=768):
     middle = side // 2
     image = ax.imshow(similarity[middle, middle], cmap="viridis", vmin=similarity.min(), vmax=1)
     ax.plot(middle, middle, "o", color=VERMILION, ms=5)
-    ax.set(
-        title=f"patch ({middle}, {middle})",
-        xlabel="column",
-        ylabel="row",
-        xticks=range(0, side, 3),
-        yticks=range(0, side, 3),
-    )
+    ax.set(title=f"patch ({middle}, {middle})", xlabel="column", ylabel="row")
+    ax.set(xticks=range(0, side, 3), yticks=range(0, side, 3))
     ax.grid(False)
     fig.colorbar(image, ax=ax, shrink=0.86, label="cosine similarity")
     return fig
