@@ -16,6 +16,7 @@ from ..measure.summary import erf_share, rf_side
 from .gains import close_gains, open_gains
 from .measures import evenly, multiply_adds, probe_images
 from .probing import probe_field
+from .small import seeded
 
 RECIPE = 1  # to be raised whenever what a row says is computed in another way
 SEED, PROBES = 0, 200
@@ -30,9 +31,7 @@ def build(name):
     require("timm", user=name)
     import timm
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return timm.create_model(name).eval()
+    return seeded(timm.create_model, name, seed=SEED).eval()
 
 
 def describe(name):

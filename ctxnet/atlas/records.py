@@ -27,6 +27,7 @@ from .children import first_line
 from .measures import SHARES, measure, probe_images, shown_stages, stages, throughput
 from .names import find_row, folder_name
 from .rows import ROWS
+from .small import seeded
 
 FOLDER = Path("results") / "atlas"
 IMAGES, SEED = 2, 0  # of the probe set; two, because normalisation of a 1×1 map needs more than one
@@ -168,25 +169,19 @@ def _shown(label):
 
 def _build(name, row, weights, pretrained):
     """(model, label of its weights); the label is "" for fresh ones."""
-
-    def build(**kwargs):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            return row.build(**kwargs).eval()
-
     if weights is not None:
-        model = build()
+        model = seeded(row.build, seed=SEED).eval()
         _load(model, weights[1], name)
         return model, weights[0]
     if pretrained:
         reason = "nobody offers any"
         if row.downloads:
             try:
-                return build(pretrained=True), "pretrained"
+                return seeded(row.build, pretrained=True, seed=SEED).eval(), "pretrained"
             except Exception as error:  # no connection, no such weights: libraries raise what they like
                 reason = first_line(error)[:120]
         say(f"{name}: random weights, for no pretrained ones can be had here ({reason})")
-    return build(), ""
+    return seeded(row.build, seed=SEED).eval(), ""
 
 
 def _look_for_connection():

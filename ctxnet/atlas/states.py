@@ -23,7 +23,7 @@ from ..measure import context_profile, profile_lattice
 from ..naming import require_known
 from ..records import encode_csv, reusable, write_record
 from ..records.traces import measured, refill, undisturbed
-from .small import CONTEXTS, SIZE, _images, _network, _seeded, stack_of_convolutions
+from .small import CONTEXTS, SIZE, _images, _network, seeded, stack_of_convolutions
 
 PLACES = 3  # positions per side of every map: near one border, in the middle, near the other
 CELLS = {"stack": SIZE, "context": SIZE // 2}  # side of a tile: a field of a few px is seen pixel by pixel, others by 2 × 2
@@ -105,7 +105,7 @@ def measure_states(name, *, root=".", progress=True):
 def _build(name, values):
     """The network that is chosen, in eval mode."""
     if name == "stack":
-        return _seeded(stack_of_convolutions, DEPTH, **values)
+        return seeded(stack_of_convolutions, DEPTH, **values)
     return _network(values["context"], values["k"], values["d"], LAYERS[name][-1])
 
 

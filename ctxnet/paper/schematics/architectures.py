@@ -42,9 +42,6 @@ def _times(shape):
     return "×".join(str(n) for n in shape)
 
 
-# ---------------------------------------------------------------- 2.1
-
-
 @functools.cache
 def resnet_table(input_shape=INPUT, num_classes=1000):
     """The family of residual networks, read off the networks themselves.
@@ -95,9 +92,6 @@ def figure_2_1():
     return Drawing("figure_2_1", **values)
 
 
-# ---------------------------------------------------------------- 2.2
-
-
 @figure(
     "2.2", networks="ResNet-50",
     caption="Bottleneck block, with the shapes of the second block of layer 1: 1×1 to a quarter of the channels, 3×3, "
@@ -112,9 +106,6 @@ def figure_2_2():
     (wide, side, _), (narrow, *_) = shapes["layer1.1.conv1"]
     kernels = {f"k{i}": _times(getattr(block, f"conv{i}").kernel_size) for i in (1, 2, 3)}
     return Drawing("figure_2_2", wide=wide, narrow=narrow, side=side, **kernels)
-
-
-# ---------------------------------------------------------------- 2.3
 
 
 @figure(
@@ -132,9 +123,6 @@ def figure_2_3():
         "figure_2_3", **s, image=_times(INPUT[1:]), grid=_times(vit.patch_embed.grid_size), patch=_times(patch),
         flat=3 * patch[0] * patch[1], depth=len(vit.blocks), hidden=hidden, last=s["tokens"] - 1,
     )  # fmt: skip
-
-
-# ---------------------------------------------------------------- 2.4
 
 
 def attention_shapes():
@@ -157,9 +145,6 @@ def figure_2_4():
     return Drawing("figure_2_4", **s, root=f"{s['head_dim'] ** 0.5:.3g}")
 
 
-# ---------------------------------------------------------------- 2.5
-
-
 @figure(
     "2.5", networks="ViT-B/16",
     caption="The learned linear map from the tokens z to the queries Q, keys K and values V of all heads, drawn to "
@@ -170,9 +155,6 @@ def figure_2_5():
     """The linear map from the token matrix z to Q, K and V, drawn to scale."""
     s = attention_shapes()
     return Drawing("figure_2_5", **s, projected=s["projection"][1])
-
-
-# ---------------------------------------------------------------- 2.6
 
 
 def sinusoidal_encoding(side=14, dim=768):
@@ -218,9 +200,6 @@ def figure_2_6(side=14, dim=768):
     return fig
 
 
-# ---------------------------------------------------------------- 2.7
-
-
 @figure(
     "2.7", networks="HRNet-W18",
     caption="HRNet-W18: every stage keeps the resolutions it has and adds one of half the size, which starts from the "
@@ -237,9 +216,6 @@ def figure_2_7():
     stages = {f"stage{i}": f"{count} {kind}" for i, (count, kind) in enumerate(zip(modules, kinds, strict=True))}
     named = {f"shape{i}": _times(shape) for i, shape in enumerate(outputs)}
     return Drawing("figure_2_7", image=_times(INPUT[1:]), **stages, **named)
-
-
-# ---------------------------------------------------------------- 2.8
 
 
 def exchange(stage="stage3"):

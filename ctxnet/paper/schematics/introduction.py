@@ -17,9 +17,6 @@ from ctxnet.paper.schematics.shapes import Drawing
 IMAGE = 224
 
 
-# ---------------------------------------------------------------- 1.1
-
-
 def stacked_fields(layers=2, kernel=3, side=7):
     """What the middle feature of a stack of equal convolutions sees in each layer, from itself down.
 
@@ -45,9 +42,6 @@ def figure_1_1():
         (first, _), (last, _) = min(field), max(field)
         values |= {f"at{sheet}": first, f"side{sheet}": last - first + 1, f"seen{sheet}": len(field)}
     return Drawing("figure_1_1", **values)
-
-
-# ---------------------------------------------------------------- 1.2
 
 
 @figure(
@@ -92,9 +86,6 @@ def figure_1_2(vit=None, images=None):
     right.set(title="b) ResNet-50", xlabel="residual block", ylabel="side of the receptive field (px)")
     right.set(ylim=(0, 470), xlim=(0.3, len(sizes) + 0.7), xticks=range(1, len(sizes) + 1, 3))
     return fig
-
-
-# ---------------------------------------------------------------- 1.3
 
 
 def resnet50_profile(root=".", layer="layer2.3"):

@@ -28,9 +28,6 @@ def sources(block, height, width, position):
     return {divmod(int(p), width) for p in seen.nonzero()}
 
 
-# ---------------------------------------------------------------- 3.1
-
-
 def sparse_connections(k=3, height=4, width=6, start=None, layers=("layer1.0", "layer1.1")):
     """Two layers of random sparse context over a small map, from the last one back.
 
@@ -80,9 +77,6 @@ def figure_3_1(k=3, height=4, width=6):
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------- 3.2
-
-
 @figure(
     "3.2", networks="permutations of layer1.0, k = 2",
     caption="The slot of a bottleneck filled by two permuted copies, from a real block's indices on a 2×2 map. The "
@@ -97,9 +91,6 @@ def figure_3_2(channels=64):
         shown = block(torch.arange(4.0).view(1, 1, 2, 2))[0].long()  # which input position each copy shows where
     cells = {f"cell{copy}{r}{c}": "abcd"[shown[copy, r, c]] for copy, r, c in np.ndindex(*shown.shape)}
     return Drawing("figure_3_2", channels=channels, copies=len(shown), **cells)
-
-
-# ---------------------------------------------------------------- 3.3 and 3.4
 
 
 _BEFORE = {"fill": False, "edgecolor": GREEN, "lw": 2}  # the window one step before
