@@ -248,8 +248,8 @@ def load_wiring(protocol, root="."):
         record = read_measured(folder, wiring_command(protocol))
     except MissingRecord:
         return {}
-    said, settings = dict(record.get("settings", {})), settings_of(protocol, root)
-    said.pop("draws", None)
+    said, settings = record.get("settings", {}), settings_of(protocol, root)
+    said = {key: value for key, value in said.items() if key not in ("draws", "rows")}  # no settings of a protocol
     rows = record.get("rows")
     if record.get("protocol") != protocol or not isinstance(rows, dict) or not all(map(_is_wiring, rows.values())):
         raise BadRecord(f"{folder.as_posix()}/record.json: no measurement of protocol {protocol!r}")
