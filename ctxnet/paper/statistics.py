@@ -25,7 +25,7 @@ a single row (:func:`row_interval`), with the correction for few seeds that it n
 
 import bisect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, special
@@ -300,15 +300,14 @@ def compare_values(values_a, values_b, variance_images=0.0, images=2):
     ``variance_images`` is added to the variance of the difference, with ``images`` − 1 degrees of freedom.
     """
     (mean_a, sd_a), (mean_b, sd_b) = mean_sd(values_a), mean_sd(values_b)
-    rows = {"mean_a": mean_a, "mean_b": mean_b, "sd_a": sd_a, "sd_b": sd_b}
-    rows |= {"seeds_a": len(values_a), "seeds_b": len(values_b), "difference": mean_a - mean_b}
-    rows["variance_images"] = variance_images
-    if min(len(values_a), len(values_b)) < MIN_SEEDS:
-        return Comparison(**rows)
+    rows = Comparison(mean_a, mean_b, sd_a, sd_b, len(values_a), len(values_b), mean_a - mean_b)
+    rows = replace(rows, variance_images=variance_images)
+    if not rows.testable:
+        return rows
     found = {key: float(value) for key, value in welch(values_a, values_b, variance_images, images).items()}
-    half = half_width(found["error"], found["degrees"])
-    rows |= {"low": float(mean_a - mean_b - half), "high": float(mean_a - mean_b + half)}
-    return Comparison(**rows, error=found["error"], degrees=found["degrees"], p=found["p"])
+    half = float(half_width(found["error"], found["degrees"]))
+    found |= {"difference": rows.difference, "low": rows.difference - half, "high": rows.difference + half}
+    return replace(rows, **found)
 
 
 def _checked(right):
