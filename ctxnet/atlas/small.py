@@ -27,10 +27,6 @@ CONTEXTS = {
 }
 
 
-def _images(n=IMAGES, size=SIZE):
-    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-
 def seeded(make, *args, seed=0, **kwargs):
     """``make(*args, **kwargs)`` with torch's generator at ``seed``, and as it was afterwards."""
     with torch.random.fork_rng(devices=[]):
@@ -73,7 +69,7 @@ def measure_context(context="random sparse context (§3.1)", k=1, d=4, block="la
 
 
 def _profile(net, layer, row, column):
-    images = _images()
+    images = noise_images()
     size = trace_shapes(net, images.shape[1:])[layer][1][1:]
     position = tuple(min(int(share * n), n - 1) for share, n in zip((row, column), size, strict=True))
     return context_profile(net, images, layers=[layer], position=position)
@@ -183,6 +179,6 @@ def field_sizes(model):
     return sizes
 
 
-def noise_images(n, size=224, seed=0):
+def noise_images(n=IMAGES, size=SIZE, seed=0):
     """``n`` images (n, 3, size, size) of standard normal noise, the same on every call."""
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))

@@ -368,12 +368,9 @@ def _telling(mine):
     if len(mine) <= 3:
         return mine
     tested = [row for row in mine if not words.unknown(row["p_for"])]
-    shown = sorted(tested, key=lambda row: -row["p_for"])[:3] or sorted(mine, key=_ours)[:1]
+    closest = [row for row in mine if not words.unknown(row["ours"])] or mine
+    shown = sorted(tested, key=lambda row: -row["p_for"])[:3] or sorted(closest, key=lambda row: row["ours"])[:1]
     return [row | {"named": True} for row in shown]
-
-
-def _ours(row):
-    return math.inf if words.unknown(row["ours"]) else row["ours"]
 
 
 def _part_cells(row):

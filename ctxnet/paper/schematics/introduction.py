@@ -61,7 +61,7 @@ def figure_1_2(vit=None, images=None):
     """
     untrained = vit is None
     vit = create_model("vit_base_patch16_224") if untrained else vit
-    heads = attention_distance(vit, noise_images(2) if images is None else images)
+    heads = attention_distance(vit, noise_images(2, IMAGE) if images is None else images)
     with torch.device("meta"):
         sizes = list(field_sizes(ResNet(50)).values())
     fig = new_figure(height=2.9)
