@@ -64,8 +64,8 @@ def _build(root, out):
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     shown, values = write_explorer(out, root)
     page = environment.get_template("explorer.html.j2").render(title="Explorer", **values)
+    (out / "static").mkdir(exist_ok=True, parents=True)
     (out / "explorer.html").write_text(page)
-    (out / "static").mkdir(exist_ok=True)
     for path in (SITE / "static").glob("explorer.*"):
         shutil.copy(path, out / "static")
     return shown
