@@ -16,7 +16,8 @@ from ctxnet.__main__ import main
 from ctxnet.atlas import accuracies, every
 from ctxnet.atlas.children import Failure, in_children
 from ctxnet.atlas.gains import close_gains, open_gains
-from ctxnet.atlas.one import _spread, build, measure_architecture
+from ctxnet.atlas.measures import evenly
+from ctxnet.atlas.one import SHOWN, build, measure_architecture
 from ctxnet.atlas.probing import probe_field
 from ctxnet.measure.receptive_field import Reach
 from ctxnet.records import DamagedRecord, append_row, read_table, tidy_table
@@ -217,8 +218,8 @@ def test_a_row_says_what_the_measures_say(networks):
 
 
 def test_blocks_that_are_listed():
-    assert _spread(3) == [0, 1, 2]
-    many = _spread(55)
+    assert evenly(range(3), SHOWN) == [0, 1, 2]
+    many = evenly(range(55), SHOWN)
     assert len(many) == len(set(many)) == 10 and many[0] == 0 and many[-1] == 54 and many == sorted(many)
 
 

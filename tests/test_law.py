@@ -289,8 +289,8 @@ def page(root, tmp_path):
     )
     common = {"site": "S", "title": "T", "address": networks.PAGE, "up": "", "protocol": "small", "commit": "c",
               "dirty": False, "menu": [], "reference": "reference/ctxnet.html"}  # fmt: skip
-    names = networks.write_networks(tmp_path / "site", root, environment, common)
-    return names, (tmp_path / "site" / networks.PAGE).read_text()
+    names, values = networks.shown_networks(root)
+    return names, environment.get_template(f"{networks.PAGE}.j2").render(**common, **values)
 
 
 def test_the_page_holds_every_network_with_its_numbers(root, tmp_path):

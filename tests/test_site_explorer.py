@@ -62,8 +62,10 @@ def _shorten(base, variant, count):
 def _build(root, out):
     loader = jinja2.ChoiceLoader([jinja2.DictLoader({"base.html.j2": BASE}), jinja2.FileSystemLoader(SITE / "pages")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    shown = write_explorer(out, root, environment, {"title": "Explorer"})
-    (out / "static").mkdir(exist_ok=True)
+    shown, values = write_explorer(out, root)
+    page = environment.get_template("explorer.html.j2").render(title="Explorer", **values)
+    (out / "static").mkdir(exist_ok=True, parents=True)
+    (out / "explorer.html").write_text(page)
     for path in (SITE / "static").glob("explorer.*"):
         shutil.copy(path, out / "static")
     return shown

@@ -60,6 +60,27 @@ def test_the_same_again_gives_the_same_record(measured):
     assert path.read_bytes() == before
 
 
+def test_an_equal_record_is_kept_and_one_of_another_code_is_made_anew(measured, monkeypatch):
+    asked, row = [], wiring._row
+
+    def watched(settings, name, draws):
+        asked.append((name, draws))
+        return row(settings, name, draws)
+
+    monkeypatch.setattr(wiring, "_row", watched)
+    made = wiring_folder("small", measured) / "provenance.json"
+    before = made.stat().st_mtime_ns
+    measure_wiring("small", root=measured)
+    assert sorted(asked) == [(name, (0,)) for name in sorted(ROWS)] and made.stat().st_mtime_ns == before
+    good = read_record(made.parent)
+    try:
+        rewrite(made.parent, {"trace": {name: each | {"parameters": 1} for name, each in good["trace"].items()}})
+        measure_wiring("small", root=measured)
+        assert (ROWS[0], (1, 2)) in asked and read_record(made.parent)["rows"] == good["rows"]
+    finally:
+        rewrite(made.parent, {"trace": good["trace"]})
+
+
 def test_tables_print_the_share_and_say_in_words_what_is_above_five_percent(measured):
     table = words.table("4.5", "small", measured)
     column = table.header.index("blind %")

@@ -15,14 +15,6 @@ from .records import measure_rows, read_record, read_records, write_tables
 from .rows import FAMILIES, ROWS
 
 __all__ = [
-    "FAMILIES",
-    "ROWS",
-    "erf_share",
-    "find_row",
-    "measure",
-    "measure_rows",
-    "multiply_adds",
-    "read_record",
-    "read_records",
+    "FAMILIES", "ROWS", "erf_share", "find_row", "measure", "measure_rows", "multiply_adds", "read_record", "read_records",
     "write_tables",
-]
+]  # fmt: skip

@@ -116,8 +116,6 @@ def _work(connection, function, names, gigabytes, imports):
     for name in names:
         try:
             result = function(name)
-        except MemoryError as error:
-            result = _failure(error, gigabytes)
         except Exception as error:  # models of all kinds fail in ways of all kinds
             result = _failure(error, gigabytes)
         try:
@@ -127,10 +125,14 @@ def _work(connection, function, names, gigabytes, imports):
 
 
 def _failure(error, gigabytes):
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "bad_alloc" in str(error):
         return Failure("memory", f"needs more than {gigabytes:g} GB of memory")
-    return Failure(type(error).__name__, line)
+    return Failure(type(error).__name__, first_line(error))
+
+
+def first_line(error):
+    """What an error says first, or else what it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _limit(gigabytes):

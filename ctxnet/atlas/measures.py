@@ -154,10 +154,14 @@ def stages(maps):
 
 def shown_stages(maps):
     """At most four of :func:`stages`, evenly chosen, with the first and the last among them."""
-    ends = stages(maps)
-    if len(ends) <= DEPTHS:
-        return ends
-    return [ends[round(i * (len(ends) - 1) / (DEPTHS - 1))] for i in range(DEPTHS)]
+    return evenly(stages(maps), DEPTHS)
+
+
+def evenly(items, most):
+    """At most ``most`` of a list, evenly spread, with both ends."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def throughput(model, images, *, seconds=0.5):

@@ -77,17 +77,11 @@ class RCAB(nn.Module):
 
     def __init__(self, channels=64, reduction=16):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
-        )
-        squeezed = max(1, channels // reduction)
-        self.attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, squeezed, 1),
-            nn.ReLU(),
-            nn.Conv2d(squeezed, channels, 1),
-            nn.Sigmoid(),
-        )
+        looking = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
+        self.body = nn.Sequential(looking[0], nn.ReLU(), looking[1])
+        narrow = max(1, channels // reduction)
+        squeeze = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, narrow, 1), nn.ReLU(), nn.Conv2d(narrow, channels, 1)]
+        self.attention = nn.Sequential(*squeeze, nn.Sigmoid())
 
     def forward(self, x):
         y = self.body(x)

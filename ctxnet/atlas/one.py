@@ -14,8 +14,9 @@ from ..measure.effective import erf_maps, measurable, require_inside, require_mo
 from ..measure.receptive_field import Reach
 from ..measure.summary import erf_share, rf_side
 from .gains import close_gains, open_gains
-from .measures import multiply_adds, probe_images
+from .measures import evenly, multiply_adds, probe_images
 from .probing import probe_field
+from .small import seeded
 
 RECIPE = 1  # to be raised whenever what a row says is computed in another way
 SEED, PROBES = 0, 200
@@ -30,9 +31,7 @@ def build(name):
     require("timm", user=name)
     import timm
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        return timm.create_model(name).eval()
+    return seeded(timm.create_model, name, seed=SEED).eval()
 
 
 def describe(name):
@@ -137,7 +136,7 @@ def _context(model, images, layers, count):
     reach = Reach(model, layers, tuple(images.shape[1:]))
     positions = {layer: grid.position(None) for layer, grid in reach.grids.items()}
     masks = reach.masks(positions)
-    numbers = _spread(len(layers))
+    numbers = evenly(range(len(layers)), SHOWN)
     shown = [layers[number] for number in numbers]
     require_more_than_rounding(reach, model, images, {layer: positions[layer] for layer in layers})
     erfs = _erfs(reach, model, images[:count], shown)
@@ -159,13 +158,6 @@ def _context(model, images, layers, count):
         "third": [each["third"] for each in found],
         "erf_share": {f"{PART:g}": [each["erf_share"] for each in found]},
     }
-
-
-def _spread(count):
-    """At most :data:`SHOWN` numbers from 0 to ``count`` − 1, evenly, with both ends."""
-    if count <= SHOWN:
-        return list(range(count))
-    return [round(i * (count - 1) / (SHOWN - 1)) for i in range(SHOWN)]
 
 
 def _erfs(reach, model, images, layers):

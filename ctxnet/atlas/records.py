@@ -23,9 +23,11 @@ from ..models import create_model
 from ..records import encode_profile, read_context, reusable, run_folder, write_record
 from ..records.traces import measured, moments, parameters, refill, standardised, undisturbed
 from ..tensors import read_weights
+from .children import first_line
 from .measures import SHARES, measure, probe_images, shown_stages, stages, throughput
 from .names import find_row, folder_name
-from .rows import FAMILIES, ROWS
+from .rows import ROWS
+from .small import seeded
 
 FOLDER = Path("results") / "atlas"
 IMAGES, SEED = 2, 0  # of the probe set; two, because normalisation of a 1×1 map needs more than one
@@ -86,7 +88,7 @@ def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_si
                 )  # fmt: skip
                 (done if fresh else kept).append(folder)
             except Exception as error:  # models of all kinds fail in ways of all kinds
-                failed[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                failed[name] = first_line(error)
                 say(f"{name}: {failed[name]}")
     write_tables(root)
     return done, kept, failed
@@ -167,25 +169,19 @@ def _shown(label):
 
 def _build(name, row, weights, pretrained):
     """(model, label of its weights); the label is "" for fresh ones."""
-
-    def build(**kwargs):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            return row.build(**kwargs).eval()
-
     if weights is not None:
-        model = build()
+        model = seeded(row.build, seed=SEED).eval()
         _load(model, weights[1], name)
         return model, weights[0]
     if pretrained:
         reason = "nobody offers any"
         if row.downloads:
             try:
-                return build(pretrained=True), "pretrained"
+                return seeded(row.build, pretrained=True, seed=SEED).eval(), "pretrained"
             except Exception as error:  # no connection, no such weights: libraries raise what they like
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+                reason = first_line(error)[:120]
         say(f"{name}: random weights, for no pretrained ones can be had here ({reason})")
-    return build(), ""
+    return seeded(row.build, seed=SEED).eval(), ""
 
 
 def _look_for_connection():
@@ -307,10 +303,10 @@ def summary(record, name=None, root="."):
     about = ROWS.get(record["name"])  # what a row of the table is called is not in its record
     row = {"name": name or record["name"]}
     row |= {key: getattr(about, key) if about else record[key] for key in ("label", "family", "source")}
-    row["weights"] = record["weights"]
     if record["weights"] != "initial":
         row["label"] += f", {record['weights']}"
-    row |= {"size_px": side, "parameters": record["parameters"], "multiply_adds": record["multiply_adds"]}
+    row |= {"weights": record["weights"], "size_px": side}
+    row |= {key: record[key] for key in ("parameters", "multiply_adds")}
     row |= {
         "blocks": len(record["layers"]),
         "stage_layers": " ".join(record["layers"][i] for i in ends),
@@ -323,7 +319,8 @@ def summary(record, name=None, root="."):
         "distance_px": "" if last is None else last,
         "distance_share": "" if last is None else round(last / side, 5),
     }
-    row |= {f"erf{100 * part:g}_share": _text(record["erf_share"][f"{part:g}"][-1]) for part in SHARES}
+    shares = {part: record["erf_share"][f"{part:g}"][-1] for part in SHARES}
+    row |= {f"erf{100 * part:g}_share": "" if share is None else share for part, share in shares.items()}
     return row | _trained(record["small"], root)
 
 
@@ -338,9 +335,3 @@ def _trained(variant, root):
     shown = ["" if math.isnan(share) else round(share, 4) for share in shares]
     return dict(zip(keys, ["" if math.isnan(distance) else round(distance, 5), *shown], strict=True))
 
-
-def _text(value):
-    return "" if value is None else value
-
-
-__all__ = ["FAMILIES", "measure_rows", "read_record", "read_records", "write_tables"]

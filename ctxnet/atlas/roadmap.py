@@ -11,7 +11,7 @@ from torch import nn
 
 from ..measure.receptive_field import Reach
 from .measures import multiply_adds
-from .small import _seeded
+from .small import seeded
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def build(step, scale=1.0):
 @functools.cache
 def field_sides(step, size=224):
     """Side in pixels of the receptive field of the middle feature of every block, at most ``size``."""
-    model = _seeded(build, step, 1 / 16).eval()
+    model = seeded(build, step, 1 / 16).eval()
     names = [name for name, module in model.named_modules() if isinstance(module, _Block)]
     stages = [stage for stage, depth in enumerate(step.depths) for _ in range(depth)]
     middles = [size // 2 ** (3 + stage) for stage in stages]

@@ -27,11 +27,8 @@ CONTEXTS = {
 }
 
 
-def _images(n=IMAGES, size=SIZE):
-    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def _seeded(make, *args, seed=0, **kwargs):
+def seeded(make, *args, seed=0, **kwargs):
+    """``make(*args, **kwargs)`` with torch's generator at ``seed``, and as it was afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(*args, **kwargs)
@@ -55,7 +52,7 @@ def measure_stack(layers=3, kernel=3, dilation=1, stride=1, row=0.5, column=0.5)
         layers, kernel, dilation, stride: as in :func:`stack_of_convolutions`.
         row, column: where the feature lies, as a share (0 … 1) of the map.
     """
-    net = _seeded(stack_of_convolutions, layers, kernel, dilation, stride)
+    net = seeded(stack_of_convolutions, layers, kernel, dilation, stride)
     return _profile(net, f"relu{layers}", row, column)
 
 
@@ -72,7 +69,7 @@ def measure_context(context="random sparse context (§3.1)", k=1, d=4, block="la
 
 
 def _profile(net, layer, row, column):
-    images = _images()
+    images = noise_images()
     size = trace_shapes(net, images.shape[1:])[layer][1][1:]
     position = tuple(min(int(share * n), n - 1) for share, n in zip((row, column), size, strict=True))
     return context_profile(net, images, layers=[layer], position=position)
@@ -84,7 +81,7 @@ def _network(context, k, d, block):
     args = dict(CONTEXTS[context])
     given = {"k": k, "d": d, "dilation": d}
     args |= {name: given[name] for name in args.pop("uses", ())}
-    model = _seeded(ResNet, 50, width=WIDTH, input_size=SIZE, **args).eval()
+    model = seeded(ResNet, 50, width=WIDTH, input_size=SIZE, **args).eval()
     stage, index = block.split(".")
     net = OrderedDict()
     for name, module in model.named_children():
@@ -182,6 +179,6 @@ def field_sizes(model):
     return sizes
 
 
-def noise_images(n, size=224, seed=0):
+def noise_images(n=IMAGES, size=SIZE, seed=0):
     """``n`` images (n, 3, size, size) of standard normal noise, the same on every call."""
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))

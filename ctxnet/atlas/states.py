@@ -23,7 +23,7 @@ from ..measure import context_profile, profile_lattice
 from ..naming import require_known
 from ..records import encode_csv, reusable, write_record
 from ..records.traces import measured, refill, undisturbed
-from .small import CONTEXTS, SIZE, _images, _network, _seeded, stack_of_convolutions
+from .small import CONTEXTS, SIZE, _network, noise_images, seeded, stack_of_convolutions
 
 PLACES = 3  # positions per side of every map: near one border, in the middle, near the other
 CELLS = {"stack": SIZE, "context": SIZE // 2}  # side of a tile: a field of a few px is seen pixel by pixel, others by 2 × 2
@@ -105,13 +105,13 @@ def measure_states(name, *, root=".", progress=True):
 def _build(name, values):
     """The network that is chosen, in eval mode."""
     if name == "stack":
-        return _seeded(stack_of_convolutions, DEPTH, **values)
+        return seeded(stack_of_convolutions, DEPTH, **values)
     return _network(values["context"], values["k"], values["d"], LAYERS[name][-1])
 
 
 def _line(name, values):
     """The tiles of a network side by side, uint8 (cells, L·places²·cells), and a line of numbers for each."""
-    profiles = [profile for _, profile in profile_lattice(_build(name, values), _images(), PLACES, LAYERS[name])]
+    profiles = [profile for _, profile in profile_lattice(_build(name, values), noise_images(), PLACES, LAYERS[name])]
     tiles, lines = [], []
     for layer, (place, profile) in itertools.product(range(len(LAYERS[name])), enumerate(profiles)):
         rf, center = profile.rf[layer], (round(float(c), 2) for c in profile.center[layer])
@@ -147,6 +147,6 @@ def _trace(name):
         for kind, values in kinds.items():
             model = copy.deepcopy(_build(name, values)).double()
             refill(model)
-            about = measured(context_profile(model, _images().double(), layers=list(LAYERS[name][:3])))
+            about = measured(context_profile(model, noise_images().double(), layers=list(LAYERS[name][:3])))
             found[kind] = about["distances"] + about["reach"]
     return found

@@ -18,17 +18,7 @@ from ctxnet.files import stable_hash, write_text
 from ctxnet.measure.summary import rf_side
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, words
-from ctxnet.paper.results import (
-    BASELINE,
-    MissingRecord,
-    load_initial,
-    load_predictions,
-    load_profile,
-    load_provenance,
-    load_records,
-    make_command,
-    measure_command,
-)
+from ctxnet.paper.results import BASELINE, MissingRecord, load_initial, load_profile, make_command, measure_command
 from ctxnet.paper.words import DATASETS, plain
 from ctxnet.records import run_folder
 
@@ -58,7 +48,7 @@ class Shared:
     def origins(self, variant):
         """``{seed: provenance}`` of one network's runs."""
         seeds = self.runs(variant)["seed"]
-        return {seed: load_provenance(self.settings.name, variant, seed, self.root) for seed in seeds}
+        return {seed: results.load_provenance(self.settings.name, variant, seed, self.root) for seed in seeds}
 
 
 def write_cards(protocol, root="."):
@@ -85,11 +75,11 @@ def cards(protocol, root="."):
         ValueError: for an unknown protocol, or runs on other images than those of ResNet-50.
         BadRecord: see :func:`ctxnet.paper.results.load_records`.
     """
-    settings, records = results.settings_of(protocol, root), load_records(protocol, root)
+    settings, records = results.settings_of(protocol, root), results.load_records(protocol, root)
     if records.empty:
         return {}
     answers = results.read_answers(protocol, list(VARIANTS), records, root)
-    labels = load_predictions(protocol, *records.loc[0, ["variant", "seed"]], root)["label"]
+    labels = results.load_predictions(protocol, *records.loc[0, ["variant", "seed"]], root)["label"]
     shared = Shared(settings, records, answers, labels.nunique(), Path(root))
     return {variant: _text(variant, shared) for variant in sorted(answers)}
 

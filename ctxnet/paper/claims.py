@@ -88,17 +88,10 @@ CLAIMS = [
         f"trained networks, mean over blocks 1–{EARLY}, points of the image's side: 1 above none, 5 above 1",
         (("resnet50_perm1", PLAIN), ("resnet50_perm5", "resnet50_perm1")), quantity="early",
     ),
-    Claim(
-        "More permutations are worse", "4.3, 5", "5 below 1",
-        (("resnet50_perm5", "resnet50_perm1"),), "below",
-    ),
-    Claim(
-        "More permutations are worse, with encoding", "4.5, 5", "5 below 1",
-        (("resnet50_perm5_enc", "resnet50_perm1_enc"),), "below",
-    ),
-    Claim(
-        "More permutations are worse, with attention", "4.6, 5", "5 below 1",
-        (("resnet50_perm5_attn", "resnet50_perm1_attn"),), "below",
+    *(
+        Claim(f"More permutations are worse{what}", f"{section}, 5", "5 below 1",
+              ((f"resnet50_perm5{end}", f"resnet50_perm1{end}"),), "below")
+        for what, section, end in (("", "4.3", ""), (", with encoding", "4.5", "_enc"), (", with attention", "4.6", "_attn"))
     ),
     Claim(
         "A permutation in stages 3–4 only helps", "4.4, 5", "above plain ResNet-50",
@@ -318,7 +311,7 @@ def write_claims(protocol, root=".", home=None):
     for row in found.to_dict("records"):
         about = verdicts.loc[row["claim"]]
         values = [*(row[key] for key in PART_COLUMNS), about["p_holm"], about["verdict"], about["reason"]]
-        rows.append(["" if words.unknown(v) else round(v, 6) if isinstance(v, float) else v for v in values])
+        rows.append(list(map(words.written, values)))
     write_csv(path, [*PART_COLUMNS, "claim_p_holm", "claim_verdict", "claim_reason"], rows)
     return path
 
@@ -366,9 +359,8 @@ def _reason(row):
     if row["parts_tested"] < row["parts"]:
         some = f" for {row['parts'] - row['parts_tested']} of {row['parts']} comparisons" if row["parts_tested"] else ""
         return f"too few seeds{some}" + (": no run of these rows in this protocol" if row["none"] else "")
-    few = row["needed"] <= statistics.MOST_SEEDS
-    how_many = f"about {row['needed']:.0f} seeds" if few else f"over {statistics.MOST_SEEDS} seeds, or more images,"
-    return f"not clear with these seeds; it would take {how_many} of each row"
+    more = "" if row["needed"] <= statistics.MOST_SEEDS else ", or more images,"
+    return f"not clear with these seeds; it would take {words.how_many(row['needed'])} seeds{more} of each row"
 
 
 def _telling(mine):
@@ -376,12 +368,9 @@ def _telling(mine):
     if len(mine) <= 3:
         return mine
     tested = [row for row in mine if not words.unknown(row["p_for"])]
-    shown = sorted(tested, key=lambda row: -row["p_for"])[:3] or sorted(mine, key=_ours)[:1]
+    closest = [row for row in mine if not words.unknown(row["ours"])] or mine
+    shown = sorted(tested, key=lambda row: -row["p_for"])[:3] or sorted(closest, key=lambda row: row["ours"])[:1]
     return [row | {"named": True} for row in shown]
-
-
-def _ours(row):
-    return math.inf if words.unknown(row["ours"]) else row["ours"]
 
 
 def _part_cells(row):

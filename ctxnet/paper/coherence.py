@@ -9,11 +9,10 @@ import math
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
 from ctxnet.models.variants import VARIANTS
-from ctxnet.paper import results, statistics, words
-from ctxnet.paper.contrasts import family, load_hypotheses, replicates_needed, variance_parts
+from ctxnet.paper import results, statistics, studies, words
+from ctxnet.paper.contrasts import family, variance_parts
 
 PROTOCOL = "context"
 REACHES = ("1", "2", "4", "map")  # positions; what the names of the rows end with
@@ -21,14 +20,9 @@ KINDS = {"one offset": "starved_shift", "permuted": "starved_permute"}  # cohere
 NOWHERE, MEAN = "starved_resnet50", "starved_mean"
 CROSSED = ("starved_shiftmap", "starved_permutemap")
 GRID = 5  # draws, and sets of weights, of a crossed grid
-FEWEST = 3  # replicates of a cell from which its interval is shown
+FEWEST = statistics.MIN_SEEDS  # replicates of a cell from which its interval is shown
 COMMAND = f"python -m ctxnet campaign --protocol {PROTOCOL}"
 FILES = {"contrasts": "tables/contrasts.csv", "cells": "tables/cells.csv", "draws": "tables/draws.csv"}
-
-
-def hypotheses(root="."):
-    """Those of :data:`PROTOCOL`, in the order in which they stand in the file."""
-    return [one for one in load_hypotheses(Path(root) / "hypotheses.yaml") if one.protocol == PROTOCOL]
 
 
 def planned(root="."):
@@ -38,7 +32,7 @@ def planned(root="."):
 
 def first_look(root="."):
     """Replicates of every cell before which no hypothesis is tested."""
-    return min(min(one.looks) for one in hypotheses(root))
+    return min(min(one.looks) for one in studies.hypotheses(PROTOCOL, root))
 
 
 def replicates(root="."):
@@ -50,7 +44,7 @@ def replicates(root="."):
 
 def tested(root="."):
     """list of (:class:`ctxnet.paper.contrasts.Contrast`, p after Holm's correction), one for every hypothesis; points."""
-    every = hypotheses(root)
+    every = studies.hypotheses(PROTOCOL, root)
     seeds = range(max((one.replicates for one in every), default=0))
     return family(every, {row: list(each.set_index("seed")["top1"].reindex(seeds))
                           for row, each in replicates(root).groupby("variant")})  # fmt: skip
@@ -59,27 +53,17 @@ def tested(root="."):
 def contrasts(root="."):
     """The hypotheses as a DataFrame in the order of their file.
 
-    Columns: ``contrast``, ``text``, ``kind``, ``cells``, ``estimate``, ``low``, ``high``, ``p``, ``p_holm``, ``margin``
-    (points; NaN where not tested or without one), ``n`` and ``most`` (replicates of the cell with the fewest and with the
-    most), ``planned``, ``verdict``, ``needed`` (see :func:`ctxnet.paper.contrasts.replicates_needed`; NaN unless "not
-    shown"), and for the cells with positive and with negative weights, as weighted means: ``parameters``, ``multiply_adds``
-    and ``train_loss``, each with ``_a`` and ``_b``.
+    Columns: those of :func:`ctxnet.paper.studies.contrast_line`, in points, and for the cells with positive and with
+    negative weights, as weighted means: ``parameters``, ``multiply_adds`` and ``train_loss``, each with ``_a`` and ``_b``.
     """
     runs, wiring, found = replicates(root), results.load_wiring(PROTOCOL, root), tested(root)
-    loss = runs.groupby("variant")["train_loss"].mean().to_dict()
+    sizes = {key: {name: line[key] for name, line in wiring.items()} for key in ("parameters", "multiply_adds")}
+    sizes["train_loss"] = runs.groupby("variant")["train_loss"].mean().to_dict()
     rows = []
     for one, p_holm in found:
-        about = one.hypothesis
-        row = {"contrast": about.name, "text": about.text, "kind": about.kind, "cells": formula(about.cells)}
-        row |= {key: getattr(one, key) for key in ("estimate", "low", "high", "p")} | {"p_holm": p_holm}
-        row |= {"margin": about.margin or math.nan, "n": min(one.counts.values()), "most": max(one.counts.values())}
-        row |= {"planned": about.replicates, "verdict": one.verdict(p_holm)}
-        row["needed"] = replicates_needed(one, len(found)) if row["verdict"] == "not shown" else math.nan
+        row = studies.contrast_line(one, p_holm, len(found), formula)
         for side, sign in (("a", 1), ("b", -1)):
-            for key in ("parameters", "multiply_adds"):
-                values = {name: line[key] for name, line in wiring.items()}
-                row[f"{key}_{side}"] = _weighted(about.cells, values, sign)
-            row[f"train_loss_{side}"] = _weighted(about.cells, loss, sign)
+            row |= {f"{key}_{side}": _weighted(one.hypothesis.cells, values, sign) for key, values in sizes.items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -117,10 +101,9 @@ def cells(root="."):
         row |= {"interval_over": "", "blind": 100 * sum(blind) / len(blind)}
         row |= {key: about.get(key, math.nan) for key in ("parameters", "multiply_adds")}
         if len(mine):
-            mean, low, high, row["interval_over"] = statistics.row_interval(answers[name][1])
-            row |= {"top1": 100 * mean, "low": 100 * low, "high": 100 * high, "sd": mine["top1"].std()}
+            row |= results.accuracy(answers[name][1]) | {"sd": mine["top1"].std()}
             row |= {key: mine[key].mean() for key in MEASURED}
-            row |= {f"{key}_half": _half(mine[key]) for key in MEASURED}
+            row |= {f"{key}_half": statistics.mean_half(mine[key]) for key in MEASURED}
         rows.append(row)
     return pd.DataFrame(rows, columns=CELL_COLUMNS)
 
@@ -128,13 +111,6 @@ def cells(root="."):
 MEASURED = ("distance", "reach", "train_loss")
 CELL_COLUMNS = ["row", "architecture", "n", "top1", "low", "high", "interval_over", "sd", "blind", "parameters"]
 CELL_COLUMNS += ["multiply_adds", *(f"{key}{end}" for key in MEASURED for end in ("", "_half"))]
-
-
-def _half(values):
-    """Half of the 95 % interval of a mean over replicates; NaN for too few."""
-    if len(values) < FEWEST:
-        return math.nan
-    return float(stats.t.ppf(1 - statistics.LEVEL / 2, len(values) - 1) * values.std() / math.sqrt(len(values)))
 
 
 def draws(root="."):
@@ -185,15 +161,14 @@ def contrast_table(root="."):
               "training loss"]  # fmt: skip
     rows = []
     for line in frame.to_dict("records"):
-        what = f"**{words.plain(line['contrast'].replace('_', ' '))}**: {words.plain(line['text'])}"
-        what += f"<br><small>`{line['cells']}`</small>"
-        interval = "–" if words.unknown(line["low"]) else words.minus(f"{line['low']:+.2f} to {line['high']:+.2f}")
         count = f"{line['n']}" if line["n"] == line["most"] else f"{line['n']}–{line['most']}"
         forms = [("parameters", 1e6, ".3f"), ("multiply_adds", 1e6, ".2f"), ("train_loss", 1, ".3f")]
         pairs = [_pair(line, *form) for form in forms]
-        margin = "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
-        rows.append([what, words.or_dash(line["estimate"], "+.2f"), interval, words.p_text(line["p_holm"]), margin,
-                     f"{count} of {line['planned']}", _verdict(line).replace(" (", "<br>("), *pairs])  # fmt: skip
+        rows.append([
+            studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
+            words.p_text(line["p_holm"]), studies.margin(line), f"{count} of {line['planned']}",
+            _verdict(line).replace(" (", "<br>("), *pairs,
+        ])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
         f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
@@ -207,7 +182,7 @@ def contrast_table(root="."):
 
 def _when(root):
     """When a contrast is tested, in a sentence or two."""
-    looks = {one.looks for one in hypotheses(root)}
+    looks = {one.looks for one in studies.hypotheses(PROTOCOL, root)}
     if {len(each) for each in looks} != {2} or len(looks) > 1:
         return "A contrast is tested when every cell has all of its replicates, and open until then, whatever it looks like."
     first, last = looks.pop()
@@ -220,16 +195,7 @@ def _pair(line, key, unit, form):
 
 
 def _verdict(line):
-    text = f"**{line['verdict'].partition(':')[0]}**"
-    if line["verdict"].startswith("open"):
-        return f"{text}: {line['n']} of {line['planned']} replicates (`{line['verdict'].split()[1]}`)"
-    if line["verdict"] == "not shown":
-        return f"{text}; it would take {_count(line['needed'])} replicates of each cell"
-    return text
-
-
-def _count(needed):
-    return f"about {needed:.0f}" if needed <= statistics.MOST_SEEDS else f"over {statistics.MOST_SEEDS}"
+    return studies.verdict(line, "cell", f" (`{line['verdict'].split()[1]}`)" if line["verdict"].startswith("open") else "")
 
 
 def cell_table(root="."):
@@ -239,22 +205,18 @@ def cell_table(root="."):
     each, drawn = planned(root), draws(root).set_index("row")
     rows, frame = [], cells(root)
     for line in frame.to_dict("records"):
-        interval = "–" if words.unknown(line["low"]) else f"{line['low']:.1f}–{line['high']:.1f}"
-        interval += f" {words.IMAGES_ONLY}" if line["interval_over"] == "images" else ""
         draw = _sd(drawn.loc[line["row"]], "draw") if line["row"] in drawn.index else "–"
         numbers = [("distance", 1, ".1f"), ("reach", 1, ".0f"), ("blind", 1, ".0f"), ("parameters", 1e6, ".3f"),
                    ("multiply_adds", 1e6, ".2f"), ("train_loss", 1, ".3f")]  # fmt: skip
-        first = [line["architecture"], f"{line['n']} of {each}", words.or_dash(line["top1"], ".2f"), interval]
+        first = [line["architecture"], f"{line['n']} of {each}", words.or_dash(line["top1"], ".2f"), words.interval(line)]
         rows.append([*first, words.or_dash(line["sd"], ".2f"), draw, *(_plus_minus(line, *number) for number in numbers)])
     caption = (
         "Every row, as means over its replicates; all of it exploratory. Intervals cover replicates and images. s.d.: of "
         "top-1 over replicates, and the part of the draw (Table 6.3). Distance: mean distance at initialisation, mean over "
         "the blocks; RF: share of the image in the receptive field, likewise. Blind: share of the weights that see nothing "
         f"but padding, over 3 draws. ±: 95 % over replicates, from {FEWEST} on. Sizes as trained, at width "
-        f"{results.settings_of(PROTOCOL, root).width} of 64; parameters without classifier."
+        f"{results.settings_of(PROTOCOL, root).width} of 64; parameters without classifier.{words.one_seed(frame)}"
     )
-    if (frame["interval_over"] == "images").any():
-        caption += f" {words.ONE_SEED}"
     return _table("6.2", "cells", header, rows, caption)
 
 
@@ -310,16 +272,12 @@ def _numbers(line):
     """Estimate, interval, p and replicates of a contrast that has been tested, in brackets."""
     if words.unknown(line["estimate"]):
         return ""
-    between = f"95 %: {line['low']:+.2f} to {line['high']:+.2f}; {words.p_said(line['p_holm'])}, Holm; n = {line['n']}"
+    between = f"95 %: {words.between(line['low'], line['high'])}; {words.p_said(line['p_holm'])}, Holm; n = {line['n']}"
     return words.minus(f" ({line['estimate']:+.2f} points, {between})")
 
 
 def write_coherence(root=".", home=None):
-    """Write what the three tables show as CSV into ``tables`` in the folder ``home``, ``results/context`` unless given.
-
-    Returns:
-        That folder.
-    """
-    home = Path(home or Path(root) / "results" / PROTOCOL)
-    frames = {"contrasts": contrasts(root), "cells": cells(root), "draws": draws(root)}
-    return words.write_frames(home, {FILES[name]: frame for name, frame in frames.items()})
+    """Write what the tables show with :func:`words.write_frames`, into ``results/context`` unless ``home`` is given."""
+    made = {"contrasts": contrasts, "cells": cells, "draws": draws}
+    home = home or Path(root) / "results" / PROTOCOL
+    return words.write_frames(home, {FILES[name]: make(root) for name, make in made.items()})

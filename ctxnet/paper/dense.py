@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ctxnet.data.camvid import CLASSES
 from ctxnet.models.segmentation import SEGMENTERS
 from ctxnet.models.variants import VARIANTS
-from ctxnet.paper import results, statistics, words
-from ctxnet.paper.contrasts import family, load_hypotheses
-from ctxnet.records import DamagedRecord, class_iou, read_counts, read_provenance, records_of
-from ctxnet.training import load_params, load_protocol, rows_of
+from ctxnet.paper import results, statistics, studies, words
+from ctxnet.paper.contrasts import family
+from ctxnet.records import class_iou, read_counts, read_provenance, records_of
 
 PROTOCOL = "dense"
 SEARCHES = ("dense_search_005", "dense_search_010", "dense_search_020")
@@ -26,6 +24,7 @@ BLOCK = 15  # frames of a drive drawn together; of the test frames one a second 
 DRAWS, SEED = 2000, 0
 HEADS = {"fcn32": "FCN-32s", "fpn": "sum of stages", "deeplabv3": "DeepLabv3", "unet": "U-Net", "hrnetv2": "HRNetV2"}
 FILES = {name: f"tables/dense_{name}.csv" for name in ("contrasts", "rows", "classes", "dose")}
+CONTRAST_COLUMNS = [name for name in studies.CONTRAST_COLUMNS if name not in ("kind", "most", "needed")]
 
 
 def label(row):
@@ -36,10 +35,8 @@ def label(row):
 
 
 def planned(root=".", name=PROTOCOL):
-    """(rows, seeds) that a protocol is to train; none where its own rows are not stated."""
-    path = Path(root) / "params.yaml"
-    protocol = load_protocol(name, path)
-    return [row for row in rows_of(protocol, load_params(path)) if row in SEGMENTERS], protocol.seeds
+    """(rows, seeds) that a protocol is to train; no rows where its own are not stated."""
+    return studies.planned(name, root, SEGMENTERS)
 
 
 def runs(root="."):
@@ -47,7 +44,7 @@ def runs(root="."):
     ``parameters``, ``minutes`` of training, ``record`` and ``counts`` (3, frames, classes), ``frames`` (names)."""
     rows, seeds = planned(root)
     found = []
-    try:
+    with results.readable():
         for folder, record in records_of(PROTOCOL, root):
             if record["variant"] not in rows or record["seed"] not in seeds:
                 continue
@@ -57,14 +54,11 @@ def runs(root="."):
             spent = read_provenance(folder).get("training_seconds")
             line |= {"minutes": math.nan if spent is None else spent / 60}
             found.append(line | {"record": record, "counts": counts, "frames": tuple(frames)})
-    except DamagedRecord as error:
-        raise results.BadRecord(str(error)) from None
     columns = ["row", "seed", "parameters", "mean_iou", "pixel_accuracy", "minutes", "record", "counts", "frames"]
-    frame = pd.DataFrame(found, columns=columns)
+    frame = studies.in_order(found, columns, rows)
     if frame["frames"].nunique() > 1:
         raise results.BadRecord(f"results/{PROTOCOL}: runs on different frames cannot be compared; make them again")
-    order = {row: number for number, row in enumerate(rows)}
-    return frame.sort_values(["row", "seed"], key=lambda c: c.map(order) if c.name == "row" else c, ignore_index=True)
+    return frame
 
 
 def blocks(names, length=BLOCK):
@@ -123,7 +117,7 @@ def interval(values, over_blocks, count):
     if len(values) > 1:
         parts, counts = [over_blocks, np.var(values, ddof=1) / len(values)], [count, len(values)]
     error, degrees = statistics.standard_error(parts, counts)
-    half = float(stats.t.ppf(1 - statistics.LEVEL / 2, degrees) * error)
+    half = float(statistics.half_width(error, degrees))
     return np.mean(values) - half, np.mean(values) + half, "frames" if len(values) < 2 else "seeds and frames"
 
 
@@ -132,12 +126,12 @@ def interval(values, over_blocks, count):
 
 def hypotheses(root="."):
     """Those of :data:`PROTOCOL`, in the order in which they stand in the file."""
-    return [one for one in load_hypotheses(Path(root) / "hypotheses.yaml") if one.protocol == PROTOCOL]
+    return studies.hypotheses(PROTOCOL, root)
 
 
 def contrasts(root="."):
-    """The hypotheses as a DataFrame: ``contrast``, ``text``, ``cells``, ``estimate``, ``low``, ``high``, ``p``, ``p_holm``,
-    ``margin``, ``n`` (of the cell with the fewest), ``planned``, ``verdict``; points of mean IoU, NaN where not tested."""
+    """The hypotheses as a DataFrame with :data:`CONTRAST_COLUMNS`, see :func:`ctxnet.paper.studies.contrast_line`; points of
+    mean IoU."""
     frame = runs(root)
     draws, count = resampled(frame), count_blocks(frame)
 
@@ -147,14 +141,8 @@ def contrasts(root="."):
         return float(sum(weight * draws[row] for row, weight in hypothesis.cells.items()).var()), count
 
     found = family(hypotheses(root), {row: list(each["mean_iou"]) for row, each in frame.groupby("row")}, shared)
-    lines = []
-    for one, p_holm in found:
-        about = one.hypothesis
-        line = {"contrast": about.name, "text": about.text, "cells": formula(about.cells)}
-        line |= {key: getattr(one, key) for key in ("estimate", "low", "high", "p")} | {"p_holm": p_holm}
-        line |= {"margin": about.margin or math.nan, "n": min(one.counts.values()), "planned": about.replicates}
-        lines.append(line | {"verdict": one.verdict(p_holm)})
-    return pd.DataFrame(lines)
+    lines = [studies.contrast_line(one, p_holm, len(found), formula) for one, p_holm in found]
+    return pd.DataFrame(lines, columns=CONTRAST_COLUMNS)
 
 
 def formula(cells):
@@ -202,8 +190,7 @@ def dose(root="."):
         right = np.array([[r["dose"][one] for one in CLASSES] for r in records], dtype=float).mean(0)
         looks = np.array([r["class_distance"] for r in records], dtype=float).mean(0)
         for one, values, distance in [("all", right.mean(0), looks.mean()), *zip(CLASSES, right, looks, strict=True)]:
-            about = {"row": name, "network": label(name), "class": one}
-            about |= {"distance": distance}
+            about = {"row": name, "network": label(name), "class": one, "distance": distance}
             lines += [about | {"side": side, "right": 100 * v} for side, v in zip(sides, values, strict=True)]
     return pd.DataFrame(lines, columns=["row", "network", "class", "side", "right", "distance"])
 
@@ -213,24 +200,19 @@ def dose(root="."):
 
 def status(root="."):
     """How many of the planned runs are there, and how to make the others: one paragraph of Markdown."""
-    (names, seeds), done = planned(root), len(runs(root))
-    every = len(names) * len(seeds)
-    text = f"Protocol `{PROTOCOL}`: {done} of {every} runs are there ({len(names)} rows, {len(seeds)} seeds)."
-    if done < every:
-        text += f" Make the others with `{COMMAND}`, which takes up where it stopped; what needs them is open."
-    return text
+    done, after = len(runs(root)), "; what needs them is open"
+    return studies.progress(f"Protocol `{PROTOCOL}`", done, *planned(root), COMMAND, after=after)
 
 
 def search_table(root="."):
     """Mean IoU on the validation frames by learning rate, of the networks that settings were searched for with."""
-    path, lines = Path(root) / "params.yaml", []
-    names, _ = planned(root, SEARCHES[0])
+    (names, _), lines = planned(root, SEARCHES[0]), []
     for protocol in SEARCHES:
         found = {record["variant"]: record for _, record in records_of(protocol, root)}
         cells = [words.or_dash(100 * found[name]["mean_iou"], ".1f") if name in found else "not run" for name in names]
-        lines.append([f"{load_protocol(protocol, path).learning_rate:g}", *cells])
-    settings = load_protocol(SEARCHES[0], path)
-    caption = f"Mean IoU in percent on the validation frames after {settings.epochs} epochs, one seed, by learning rate."
+        lines.append([f"{results.settings_of(protocol, root).learning_rate:g}", *cells])
+    epochs = results.settings_of(SEARCHES[0], root).epochs
+    caption = f"Mean IoU in percent on the validation frames after {epochs} epochs, one seed, by learning rate."
     return words.Table(["rate", *map(label, names)], lines, range(1 + len(names)), "9.1", caption)
 
 
@@ -239,18 +221,22 @@ def contrast_table(root="."):
     header = ["contrast", "estimate", "95 % interval", "p", "margin", "n", "verdict"]
     frame, lines = contrasts(root), []
     for line in frame.to_dict("records"):
-        what = f"**{words.plain(line['contrast'].replace('_', ' '))}**: {words.plain(line['text'])}"
-        what += f"<br><small>`{line['cells']}`</small>"
-        between = "–" if words.unknown(line["low"]) else words.minus(f"{line['low']:+.2f} to {line['high']:+.2f}")
-        margin = "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
-        lines.append([what, words.or_dash(line["estimate"], "+.2f"), between, words.p_text(line["p_holm"]), margin,
-                      f"{line['n']} of {line['planned']}", words.plain(line["verdict"])])  # fmt: skip
+        lines.append([
+            studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
+            words.p_text(line["p_holm"]), studies.margin(line), f"{line['n']} of {line['planned']}",
+            words.plain(line["verdict"]),
+        ])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of mean IoU on the test frames: estimate, "
         "95 % interval over seeds and blocks of time, p after Holm's correction for all of them. A contrast is open until "
         "every row it speaks of has all of its seeds."
     )
-    return words.Table(header, lines, range(1, 6), "9.2", caption, rests_on=(PROTOCOL,), file=FILES["contrasts"])
+    return _table("9.2", "contrasts", header, lines, caption, range(1, 6))
+
+
+def _table(number, name, header, lines, caption, numbers=None):
+    numbers = numbers or range(1, len(header))
+    return words.Table(header, lines, numbers, number, caption, rests_on=(PROTOCOL,), file=FILES[name])
 
 
 def row_table(root="."):
@@ -258,53 +244,42 @@ def row_table(root="."):
     header = ["network", "n", "mean IoU %", "95 % interval", "s.d.", "pixel accuracy %", "params M", "minutes"]
     lines = []
     seeds = len(planned(root)[1])
+    numbers = [("sd", 1, ".2f"), ("pixel_accuracy", 1, ".1f"), ("parameters", 1e6, ".2f"), ("minutes", 1, ".1f")]
     for line in rows(root).to_dict("records"):
-        between = "–" if words.unknown(line["low"]) else f"{line['low']:.1f}–{line['high']:.1f}"
-        between += " †" if line["interval_over"] == "frames" else ""
-        numbers = [("mean_iou", ".1f"), ("sd", ".2f"), ("pixel_accuracy", ".1f"), ("minutes", ".1f")]
-        shown = {key: words.or_dash(line[key], form) for key, form in numbers}
-        million = words.or_dash(line["parameters"] / 1e6, ".2f")
-        lines.append([line["network"], f"{line['n']} of {seeds}", shown["mean_iou"], between, shown["sd"],
-                      shown["pixel_accuracy"], million, shown["minutes"]])  # fmt: skip
+        first = [line["network"], f"{line['n']} of {seeds}", words.or_dash(line["mean_iou"], ".1f"), words.interval(line)]
+        lines.append([*first, *(words.or_dash(line[key] / unit, form) for key, unit, form in numbers)])
     caption = (
         "Every row on the 233 test frames. Mean IoU over the eleven classes, void left out; s.d. over seeds; parameters "
         "without classifier; minutes of training, which depend on what else the machine does. A dash: not run. †: one seed, "
         "over frames alone."
     )
-    return words.Table(header, lines, range(1, len(header)), "9.3", caption, rests_on=(PROTOCOL,), file=FILES["rows"])
+    return _table("9.3", "rows", header, lines, caption)
 
 
 def class_table(root="."):
     """:func:`classes` as a :class:`ctxnet.paper.words.Table`."""
-    frame = classes(root).to_dict("records")
-    lines = [[line["network"], *(words.or_dash(line[one], ".1f") for one in CLASSES)] for line in frame]
+    lines = [[line["network"], *_by_class(line)] for line in classes(root).to_dict("records")]
     caption = "IoU of each class in percent on the test frames, mean over the seeds; rows without a run left out."
-    header, numbers = ["network", *CLASSES], range(1, 1 + len(CLASSES))
-    return words.Table(header, lines, numbers, "9.4", caption, rests_on=(PROTOCOL,), file=FILES["classes"])
+    return _table("9.4", "classes", ["network", *CLASSES], lines, caption)
+
+
+def _by_class(found):
+    return [words.or_dash(float(found[one]), ".1f") for one in CLASSES]
 
 
 def distance_table(root="."):
     """How far the score of a class looks from a pixel of that class, from :func:`dose`, as a table."""
-    frame = dose(root)
-    shown = frame[frame["class"] != "all"].drop_duplicates(["row", "class"])
-    lines = []
-    for _, mine in shown.groupby("row", sort=False):
-        found = mine.set_index("class")["distance"]
-        lines.append([mine["network"].iloc[0], *(words.or_dash(float(found[one]), ".1f") for one in CLASSES)])
+    found = dose(root).drop_duplicates(["row", "class"]).groupby("row", sort=False)
+    lines = [[mine["network"].iloc[0], *_by_class(mine.set_index("class")["distance"])] for _, mine in found]
     caption = (
         "Mean distance in px of the effective receptive field of a class' score at a pixel of the class, mean over the "
         "seeds. Each class is measured at one position, that where it is found most often, and these differ between classes."
     )
-    header, numbers = ["network", *CLASSES], range(1, 1 + len(CLASSES))
-    return words.Table(header, lines, numbers, "9.5", caption, rests_on=(PROTOCOL,), file=FILES["dose"])
+    return _table("9.5", "dose", ["network", *CLASSES], lines, caption)
 
 
 def write_dense(root=".", home=None):
-    """Write what the tables show as CSV into ``tables`` in the folder ``home``, ``results/dense`` unless given.
-
-    Returns:
-        That folder.
-    """
-    home = Path(home or Path(root) / "results" / PROTOCOL)
+    """Write what the tables show with :func:`words.write_frames`, into ``results/dense`` unless ``home`` is given."""
     made = {"contrasts": contrasts, "rows": rows, "classes": classes, "dose": dose}
+    home = home or Path(root) / "results" / PROTOCOL
     return words.write_frames(home, {FILES[name]: make(root) for name, make in made.items()})

@@ -107,6 +107,12 @@ def measured(root="."):
     return {n: r for n, r in rows.items() if "refused" not in r}, {n: r for n, r in rows.items() if "refused" in r}
 
 
+def plan_and_sample(root="."):
+    """What ``hypotheses_law.yaml`` says, and the :class:`Sample` of all networks that it does not leave out."""
+    plan = load_plan(root)
+    return plan, load_sample(root, plan.leave_out)
+
+
 def load_sample(root=".", leave_out=()):
     """The :class:`Sample` of all measured networks whose accuracy is known; empty where there are none."""
     rows, accuracies = measured(root)[0], read_accuracies(root)
@@ -137,8 +143,8 @@ def is_finished(plan, root="."):
 
 def parts(root="."):
     """The sample as it may be looked at: [("explored", sample)] and, once all is measured, ("kept back", sample)."""
-    plan = load_plan(root)
-    explored, back = split(load_sample(root, plan.leave_out), plan)
+    plan, sample = plan_and_sample(root)
+    explored, back = split(sample, plan)
     return [("explored", explored)] + ([("kept back", back)] if is_finished(plan, root) else [])
 
 
@@ -190,7 +196,7 @@ def random_intercept_slope(y, design, groups, weights=None):
         shrunk = squares - (value / (1 + value * counts))[:, None, None] * sums[:, :, None] * sums[:, None, :]
         moments = np.tensordot(weights, shrunk, axes=1)
         inner, cross = moments[:, :p, :p], moments[:, :p, p]
-        beta = (np.linalg.pinv(inner, rcond=1e-10, hermitian=True) @ cross[..., None])[..., 0]
+        beta = _least_norm(inner, cross)
         rest = np.maximum(moments[:, p, p] - (beta * cross).sum(1), 1e-300)
         likelihood = -0.5 * (total * np.log(rest / total) + weights @ np.log1p(value * counts))
         better = likelihood > best
@@ -202,8 +208,12 @@ def _adds(weights, squares, p):
     """Whether the last column of the design is more than a combination of the others, per draw."""
     moments = np.tensordot(weights, squares, axes=1)[:, :p, :p]
     inner, cross, own = moments[:, :-1, :-1], moments[:, :-1, -1], moments[:, -1, -1]
-    beta = (np.linalg.pinv(inner, rcond=1e-10, hermitian=True) @ cross[..., None])[..., 0]
-    return own - (beta * cross).sum(1) > 1e-9 * np.maximum(own, 1e-300)
+    return own - (_least_norm(inner, cross) * cross).sum(1) > 1e-9 * np.maximum(own, 1e-300)
+
+
+def _least_norm(inner, cross):
+    """Coefficients (draws, p) of normal equations, X'X (draws, p, p) and X'y (draws, p)."""
+    return (np.linalg.pinv(inner, rcond=1e-10, hermitian=True) @ cross[..., None])[..., 0]
 
 
 def within_family_slope(y, design, groups):
@@ -291,17 +301,27 @@ def effect(sample, hypothesis, plan):
 
 def _rank_draws(x, top1, others, families, weights, draws=400):
     """(rho, low, high, partial rho, low, high), intervals of the first ``draws`` bootstrap samples."""
-    plain = lambda i: partial_spearman(x[i], top1[i], others[i, :0])  # noqa: E731
-    partial = lambda i: partial_spearman(x[i], top1[i], others[i])  # noqa: E731
-    everything, found = np.arange(len(x)), []
     members = [np.flatnonzero(families == label) for label in np.unique(families)]
-    for function in (plain, partial):
-        drawn = []
-        for row in weights[:draws].astype(int):
-            index = np.concatenate([np.tile(m, k) for m, k in zip(members, row, strict=True) if k])
-            drawn.append(function(index))
-        found += [function(everything), *_percentiles(np.array(drawn), 0.05)]
+    found = []
+    for taken in (others[:, :0], others):
+        value, drawn = bootstrap(lambda i, of=taken: partial_spearman(x[i], top1[i], of[i]), members, weights[:draws])
+        found += [value, *_percentiles(drawn, 0.05)]
     return found
+
+
+def bootstrap(statistic, members, weights):
+    """A statistic of networks or runs, and its values in a bootstrap over groups of them: (value, array (draws,)).
+
+    Args:
+        statistic: an array of indices to a number.
+        members: indices of each group.
+        weights: (draws, groups) how often each group was drawn, such as :func:`family_draws` gives.
+    """
+    drawn = [
+        statistic(np.concatenate([np.tile(m, k) for m, k in zip(members, row, strict=True) if k]))
+        for row in weights.astype(int)
+    ]
+    return statistic(np.sort(np.concatenate(members))), np.array(drawn)
 
 
 def _percentiles(drawn, level):

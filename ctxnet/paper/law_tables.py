@@ -8,12 +8,9 @@ from ctxnet.paper.figures.law import ACCURACIES, COMMAND, label
 from ctxnet.paper.words import Table, minus, or_dash, plain
 
 _KINDS = {
-    "waiting": "not measured yet",
-    "measures": "refused by the measures, which say why",
-    "memory": "in need of too much memory",
-    "time": "too slow",
-    "died": "without an answer, for their process died",
-}
+    "waiting": "not measured yet", "measures": "refused by the measures, which say why",
+    "memory": "in need of too much memory", "time": "too slow", "died": "without an answer, for their process died",
+}  # fmt: skip
 
 
 def status(root="."):
@@ -31,9 +28,8 @@ def status(root="."):
     text += f" ({len(done) / within:.1%})." if within else "."
     text += f" {kinds['large']} are larger." if kinds["large"] else ""
     rest = Counter()
-    for kind, count in kinds.items():
-        if kind != "large":
-            rest[_KINDS.get(kind, "refused by the network itself or a library")] += count
+    for kind in kinds.keys() - {"large"}:
+        rest[_KINDS.get(kind, "refused by the network itself or a library")] += kinds[kind]
     text += "".join(f" {count} {reason}." for reason, count in sorted(rest.items()))
     text += f" {probes:,} probes of the networks themselves found "
     named = f"the receptive field wrong in {len(wrong)}: {', '.join(map(plain, wrong))}."
@@ -54,8 +50,7 @@ def refused(root=".", most=40):
 
 def sample_text(root="."):
     """What is compared: networks, families, the split, and whose accuracies these are."""
-    plan = law.load_plan(root)
-    sample = law.load_sample(root, plan.leave_out)
+    plan, sample = law.plan_and_sample(root)
     if not sample.names:
         return f"No published accuracies are at hand: `{ACCURACIES}` fetches them. All else on this page stands without."
     parts = law.split(sample, plan)
@@ -68,8 +63,7 @@ def sample_text(root="."):
 
 def effects(root="."):
     """The hypotheses on both parts of the sample; a :class:`Table`, empty without accuracies."""
-    plan = law.load_plan(root)
-    sample = law.load_sample(root, plan.leave_out)
+    plan, sample = law.plan_and_sample(root)
     rows = []
     for hypothesis in plan.hypotheses.values() if sample.names else ():
         for name, part in law.parts(root):
@@ -93,8 +87,7 @@ def _interval(value, low, high, form):
 
 def verdicts(root="."):
     """One sentence per hypothesis, from the families kept back."""
-    plan = law.load_plan(root)
-    sample = law.load_sample(root, plan.leave_out)
+    plan, sample = law.plan_and_sample(root)
     if not sample.names:
         return ""
     if not law.is_finished(plan, root):
@@ -114,8 +107,7 @@ def verdicts(root="."):
 
 def outliers(root="."):
     """Who reaches much with little context, and who departs most from the model; a :class:`Table`."""
-    plan = law.load_plan(root)
-    sample = law.load_sample(root, plan.leave_out)
+    plan, sample = law.plan_and_sample(root)
     if not sample.names:
         return Table([], [])
     if not law.is_finished(plan, root):

@@ -12,14 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 
 from ctxnet.models.variants import VARIANTS
-from ctxnet.paper import results, statistics, words
+from ctxnet.paper import results, statistics, studies, words
 from ctxnet.paper.coherence import formula
-from ctxnet.paper.contrasts import family, load_hypotheses, replicates_needed
+from ctxnet.paper.contrasts import family
 from ctxnet.paper.results import BASELINE
-from ctxnet.training import load_params, rows_of
+from ctxnet.paper.studies import hypotheses, planned
 
 PROTOCOLS = ("pays", "pays128")
 CHEAPEST = "starved_shift1"
@@ -29,28 +28,16 @@ BENCHMARK = "results/benchmarks/rows-cpu.csv"  # of benchmarks.rows
 TIME_COMMAND = "python -m benchmarks.rows"
 FILES = {name: f"tables/pays_{name}.csv" for name in ("contrasts", "rows")}
 SHARES = ("parameters", "multiply_adds", "time")
+CONTRAST_COLUMNS = [
+    "protocol", "contrast", "text", "row", "kind", "cells", "estimate", "low", "high", "p", "low_all", "high_all", "p_holm",
+    "margin", "n", "planned", "verdict", "goal", "power", "needed",
+]  # fmt: skip
 ROW_COLUMNS = ["protocol", "row", "architecture", "n", "top1", "low", "high", "interval_over", "sd", "train_loss", *SHARES]
-
-
-def command(protocol):
-    return results.make_command(protocol)
 
 
 def size(protocol, root="."):
     """What tells the two protocols apart in texts: "64 px"."""
     return f"{results.settings_of(protocol, root).image_size} px"
-
-
-def planned(protocol, root="."):
-    """(rows, seeds) that a protocol is to train, in the order of ``params.yaml``."""
-    settings = results.settings_of(protocol, root)
-    rows = rows_of(settings, load_params(Path(root) / "params.yaml"))
-    return [row for row in rows if row in VARIANTS], settings.seeds
-
-
-def hypotheses(protocol, root="."):
-    """Those of a protocol, in the order in which they stand in the file."""
-    return [one for one in load_hypotheses(Path(root) / "hypotheses.yaml") if one.protocol == protocol]
 
 
 def runs(protocol, root="."):
@@ -122,42 +109,33 @@ def _values(frame):
 def contrasts(root="."):
     """The hypotheses of both protocols as a DataFrame, in the order of their file.
 
-    Columns: ``protocol``, ``contrast``, ``text``, ``row`` (whose gain over plain ResNet-50 it is), ``kind``, ``cells``,
-    ``estimate``, ``low``, ``high`` (95 %), ``low_all``, ``high_all`` (95 % for all of the protocol together, Bonferroni),
-    ``p``, ``p_holm``, ``margin``; ``n`` (of the cell with the fewest), ``planned``, ``verdict``; ``goal`` ("reached",
-    "missed", "open" or, for equivalence, ""), ``power`` (chance in 0…1 to show a true gain of :data:`GOAL` with this
-    scatter) and ``needed`` (:func:`ctxnet.paper.contrasts.replicates_needed`, where not shown). Points; NaN if not tested.
+    Columns: :data:`CONTRAST_COLUMNS`, those of :func:`ctxnet.paper.studies.contrast_line` and ``protocol``, ``row`` (whose
+    gain over plain ResNet-50 it is), ``low_all``, ``high_all`` (95 % for all of the protocol together, Bonferroni), ``goal``
+    ("reached", "missed", "open" or, for equivalence, "") and ``power`` (chance in 0…1 to show a true gain of :data:`GOAL`
+    with this scatter). Points; NaN if not tested.
     """
     lines = []
     for protocol in PROTOCOLS:
         values, found = _values(runs(protocol, root)), tested(protocol, root)
-        lines += [_line(protocol, one, p_holm, values, len(found)) for one, p_holm in found]
-    return pd.DataFrame(lines)
+        lines += [{"protocol": protocol} | _line(one, p_holm, values, len(found)) for one, p_holm in found]
+    return pd.DataFrame(lines, columns=CONTRAST_COLUMNS)
 
 
-def _line(protocol, one, p_holm, values, tests):
-    about = one.hypothesis
-    row = next(name for name, weight in about.cells.items() if weight > 0)
-    line = {"protocol": protocol, "contrast": about.name, "text": about.text, "row": row, "kind": about.kind}
-    line |= {"cells": formula(about.cells)} | {key: getattr(one, key) for key in ("estimate", "low", "high", "p")}
-    half = one.error * float(stats.t.ppf(1 - statistics.LEVEL / 2 / tests, one.degrees)) if one.complete else math.nan
-    line |= {"low_all": one.estimate - half, "high_all": one.estimate + half, "p_holm": p_holm}
-    line |= {"margin": about.margin or math.nan, "n": min(one.counts.values()), "planned": about.replicates}
-    line |= {"verdict": one.verdict(p_holm), "goal": "" if about.kind == "equivalent" else "open"}
-    line |= {"power": math.nan, "needed": math.nan}
-    if one.complete:
+def _line(one, p_holm, values, tests):
+    about, line = one.hypothesis, studies.contrast_line(one, p_holm, tests, formula)
+    half = float(statistics.half_width(one.error, one.degrees, statistics.LEVEL / tests)) if one.complete else math.nan
+    line |= {"low_all": one.estimate - half, "high_all": one.estimate + half, "power": math.nan}
+    line |= {"row": next(row for row, weight in about.cells.items() if weight > 0), "goal": "open"}
+    if about.kind == "equivalent":
+        line["goal"] = ""
+    elif one.complete:
         line["power"] = _power(about, values, tests)
-        if about.kind == "greater":
-            line["goal"] = "reached" if one.estimate >= GOAL and line["low_all"] > 0 else "missed"
-        if line["verdict"] == "not shown":
-            line["needed"] = replicates_needed(one, tests)
+        line["goal"] = "reached" if one.estimate >= GOAL and line["low_all"] > 0 else "missed"
     return line
 
 
 def _power(hypothesis, values, tests):
     """Chance that the planned replicates show a true difference of :data:`GOAL`, one-sided, for all tests (Bonferroni)."""
-    if hypothesis.kind != "greater":
-        return math.nan
     n = hypothesis.replicates
     a, b = (statistics.mean_sd(values[row][:n])[1] ** 2 for row in hypothesis.cells)
     return statistics.power(GOAL, a, b, n, n, level=2 * statistics.LEVEL / tests)
@@ -174,9 +152,8 @@ def rows(root="."):
             line = dict.fromkeys(ROW_COLUMNS, math.nan) | {"protocol": protocol, "row": row, "n": len(mine)}
             line |= {"architecture": VARIANTS[row].label, "interval_over": ""} | cost[row]
             if len(mine):
-                mean, low, high, line["interval_over"] = statistics.row_interval(answers[row][1])
-                line |= {"top1": 100 * mean, "low": 100 * low, "high": 100 * high, "sd": mine["top1"].std()}
-                line["train_loss"] = mine["train_loss"].mean()
+                line |= results.accuracy(answers[row][1])
+                line |= {"sd": mine["top1"].std(), "train_loss": mine["train_loss"].mean()}
             lines.append(line)
     return pd.DataFrame(lines, columns=ROW_COLUMNS)
 
@@ -186,15 +163,10 @@ def rows(root="."):
 
 def status(root="."):
     """How many of the planned runs are there, and how to make the others: one paragraph of Markdown."""
-    parts = []
-    for protocol in PROTOCOLS:
-        (names, seeds), done = planned(protocol, root), len(runs(protocol, root))
-        every = len(names) * len(seeds)
-        text = f"Protocol `{protocol}`: {done} of {every} runs are there ({len(names)} rows, {len(seeds)} seeds)."
-        if done < every:
-            text += f" Make the others with `{command(protocol)}`, which takes up where it stopped."
-        parts.append(text)
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        studies.progress(f"Protocol `{name}`", len(runs(name, root)), *planned(name, root), results.make_command(name))
+        for name in PROTOCOLS
+    )
 
 
 def contrast_table(root="."):
@@ -202,12 +174,11 @@ def contrast_table(root="."):
     header = ["contrast", "estimate", "95 % for all", "p", "n", "verdict", f"goal, +{GOAL:g}"]
     frame, lines = contrasts(root), []
     for line in frame.to_dict("records"):
-        what = f"**{words.plain(line['contrast'].replace('_', ' '))}**: {words.plain(line['text'])}"
-        what += f"<br><small>`{line['cells']}`</small>"
-        between = "–" if words.unknown(line["low_all"]) else f"{line['low_all']:+.2f} to {line['high_all']:+.2f}"
-        goal = line["goal"] or f"margin ±{line['margin']:g}"
-        lines.append([what, words.or_dash(line["estimate"], "+.2f"), words.minus(between), words.p_text(line["p_holm"]),
-                      f"{line['n']} of {line['planned']}", _verdict(line), goal])  # fmt: skip
+        lines.append([
+            studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low_all"], line["high_all"]),
+            words.p_text(line["p_holm"]), f"{line['n']} of {line['planned']}", studies.verdict(line, "row"),
+            line["goal"] or f"margin {studies.margin(line)}",
+        ])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of top-1 against plain ResNet-50: estimate, "
         "interval that holds for all of one size together in 95 % of cases (Bonferroni, over replicates), p after Holm's "
@@ -215,16 +186,6 @@ def contrast_table(root="."):
         "until both of its rows have all of their replicates, whatever its numbers look like."
     )
     return words.Table(header, lines, range(1, 5), "8.2", caption, rests_on=PROTOCOLS, file=FILES["contrasts"])
-
-
-def _verdict(line):
-    text = f"**{line['verdict'].partition(':')[0]}**"
-    if line["verdict"].startswith("open"):
-        return f"{text}: {line['n']} of {line['planned']} replicates"
-    if line["verdict"] == "not shown":
-        count = f"about {line['needed']:.0f}" if math.isfinite(line["needed"]) else f"over {statistics.MOST_SEEDS}"
-        return f"{text}; it would take {count} replicates of each row"
-    return text
 
 
 def cost_table(root="."):
@@ -271,19 +232,16 @@ def row_table(root="."):
     about = {name: (size(name, root), len(planned(name, root)[1])) for name in PROTOCOLS}
     for line in frame.to_dict("records"):
         where, seeds = about[line["protocol"]]
-        between = "–" if words.unknown(line["low"]) else f"{line['low']:.1f}–{line['high']:.1f}"
-        between += f" {words.IMAGES_ONLY}" if line["interval_over"] == "images" else ""
         numbers = [words.or_dash(line[key], form) for key, form in (("sd", ".2f"), ("train_loss", ".3f"))]
         first = [line["architecture"], where, f"{line['n']} of {seeds}"]
         spent = [percent(line[key]) for key in SHARES]
-        lines.append([*first, words.or_dash(line["top1"], ".2f"), between, *numbers, *spent])
+        lines.append([*first, words.or_dash(line["top1"], ".2f"), words.interval(line), *numbers, *spent])
     caption = (
         "Every row at both sizes; exploratory, and sizes are not compared with each other. Intervals cover replicates and "
         "images; s.d. over replicates; training loss of the last epoch; costs against plain ResNet-50."
     )
-    if (frame["interval_over"] == "images").any():
-        caption += f" {words.ONE_SEED}"
-    return words.Table(header, lines, range(2, len(header)), "8.3", caption, rests_on=PROTOCOLS, file=FILES["rows"])
+    numbers, caption = range(2, len(header)), caption + words.one_seed(frame)
+    return words.Table(header, lines, numbers, "8.3", caption, rests_on=PROTOCOLS, file=FILES["rows"])
 
 
 def answer(root="."):
@@ -318,9 +276,9 @@ def cheapest(root="."):
     lines = []
     for line in contrasts(root).query("kind == 'equivalent'").to_dict("records"):
         cost = costs(line["protocol"], root).get(line["row"])
-        said = _verdict(line)
+        said = studies.verdict(line, "row")
         if not words.unknown(line["estimate"]):
-            said += words.minus(f" ({line['estimate']:+.2f} points, {line['low']:+.2f} to {line['high']:+.2f})")
+            said += words.minus(f" ({line['estimate']:+.2f} points, {words.between(line['low'], line['high'])})")
         if cost is not None:
             said += f"; parameters {percent(cost['parameters'])}, multiply-adds {percent(cost['multiply_adds'])}"
         lines.append(f"- {size(line['protocol'], root)}, worth ResNet-50 within {line['margin']:g} point: {said}.")
@@ -328,10 +286,6 @@ def cheapest(root="."):
 
 
 def write_pays(root=".", home=None):
-    """Write what the tables show as CSV into ``tables`` in the folder ``home``, ``results/pays`` unless given.
-
-    Returns:
-        That folder.
-    """
-    home = Path(home or Path(root) / "results" / PROTOCOLS[0])
+    """Write what the tables show with :func:`words.write_frames`, into ``results/pays`` unless ``home`` is given."""
+    home = home or Path(root) / "results" / PROTOCOLS[0]
     return words.write_frames(home, {FILES["contrasts"]: contrasts(root), FILES["rows"]: rows(root)})

@@ -15,9 +15,9 @@ import pandas as pd
 from ctxnet.data import pathfinder, probe
 from ctxnet.measure.summary import rf_side
 from ctxnet.models.variants import VARIANTS
-from ctxnet.paper import results, statistics, words
-from ctxnet.paper.law import family_draws, partial_spearman
-from ctxnet.training import load_params, rows_of
+from ctxnet.paper import results, statistics, studies, words
+from ctxnet.paper.law import bootstrap, family_draws, partial_spearman
+from ctxnet.training import load_params
 
 DOSES = (4, 6, 8, 10, 12, 16, 20, 24, 30)  # px
 TASKS = {
@@ -47,10 +47,9 @@ CELL_COLUMNS = ["row", "architecture", "dose", "n", "top1", "low", "high", "inte
 
 def planned(task, root="."):
     """(rows, seeds) that each protocol of a task is to train: rows of :data:`GROUPS` first, in their order."""
-    settings = results.settings_of(next(iter(TASKS[task].values())), root)
-    rows = [row for row in rows_of(settings, load_params(Path(root) / "params.yaml")) if row in VARIANTS]
+    rows, seeds = studies.planned(next(iter(TASKS[task].values())), root)
     order = [row for some in GROUPS.values() for row in some]
-    return sorted(rows, key=lambda row: order.index(row) if row in order else len(order)), settings.seeds
+    return sorted(rows, key=lambda row: order.index(row) if row in order else len(order)), seeds
 
 
 def runs(task, root="."):
@@ -82,9 +81,7 @@ def _runs(task, root, stamp):  # stamp: all records, so that new ones are read
                 line |= {"pairs": pairs[dose], "promised": max((each for each in DOSES if pairs[each] > 0), default=0)}
                 line["mass"] = mass_beyond(profile.erf[-1].numpy(), profile.center[-1].numpy(), dose / 2)
             lines.append(line)
-    frame = pd.DataFrame(lines, columns=COLUMNS)
-    return frame.sort_values(["row", "dose", "seed"], key=lambda c: c.map(rows.index) if c.name == "row" else c,
-                             ignore_index=True)  # fmt: skip
+    return studies.in_order(lines, COLUMNS, rows)
 
 
 def _images(history, shown, task):
@@ -150,8 +147,7 @@ def cells(task, root="."):
             line = dict.fromkeys(CELL_COLUMNS, math.nan) | {"row": row, "architecture": VARIANTS[row].label, "dose": dose}
             line |= {"n": len(mine), "interval_over": "", "sd": mine["top1"].std(), "pairs": mine["pairs"].mean()}
             if len(mine):
-                mean, low, high, line["interval_over"] = statistics.row_interval(answers[row][1])
-                line |= {"top1": 100 * mean, "low": 100 * low, "high": 100 * high}
+                line |= results.accuracy(answers[row][1])
             lines.append(line)
     return pd.DataFrame(lines, columns=CELL_COLUMNS)
 
@@ -221,11 +217,8 @@ def _correlation(of, members, without_dose, draws):
         others = of["dose"][index, None][:, : int(without_dose)]
         return partial_spearman(of["x"][index], of["took"][index], others)
 
-    drawn = []
-    for weights in family_draws(range(len(members)), draws, seed=0).astype(int):
-        drawn.append(rho(np.concatenate([np.tile(m, k) for m, k in zip(members, weights, strict=True) if k])))
-    low, high = np.nanquantile(drawn, [statistics.LEVEL / 2, 1 - statistics.LEVEL / 2])
-    return rho(np.concatenate(members)), float(low), float(high)
+    value, drawn = bootstrap(rho, members, family_draws(range(len(members)), draws, seed=0))
+    return value, *np.nanquantile(drawn, [statistics.LEVEL / 2, 1 - statistics.LEVEL / 2]).tolist()
 
 
 # ---- in words ---------------------------------------------------------------------------------------------------------
@@ -233,13 +226,11 @@ def _correlation(of, members, without_dose, draws):
 
 def status(task, root="."):
     """How many of the planned runs of a task are there, and how to make the others: one paragraph of Markdown."""
-    (rows, seeds), done = planned(task, root), len(runs(task, root))
-    every = len(rows) * len(seeds) * len(TASKS[task])
     first, last = (TASKS[task][dose] for dose in (min(TASKS[task]), max(TASKS[task])))
-    text = f"Protocols `{first}` … `{last}`: {done} of {every} runs are there ({len(rows)} rows, {len(seeds)} seeds)."
-    if done < every:
-        text += f" Make the others with `{COMMANDS[task]}`, which takes up where it stopped; what needs them is open."
-    return text
+    return studies.progress(
+        f"Protocols `{first}` … `{last}`", len(runs(task, root)), *planned(task, root), COMMANDS[task],
+        times=len(TASKS[task]), after="; what needs them is open",
+    )  # fmt: skip
 
 
 def accuracy_table(task, root="."):
@@ -256,20 +247,15 @@ def accuracy_table(task, root="."):
     caption = (
         f"{said}: mean over the seeds with its 95 % interval over seeds and images. Chance is {100 * CHANCE[task]:.0f} %. "
         "All of it exploratory, and no interval is corrected for the others. n: runs of those planned, over all columns."
+        f"{words.one_seed(frame)}"
     )
-    if (frame["interval_over"] == "images").any():
-        caption += f" {words.ONE_SEED}"
     header = ["row", "n", *(f"{dose} {unit}" for dose in TASKS[task])]
-    number, file = ("7.2", "reach") if task == "probe" else ("7.4", "pathfinder")
-    rests_on = ("reach",) if task == "probe" else ("pathfinder",)
-    return words.Table(header, lines, range(1, len(header)), number, caption, rests_on=rests_on, file=FILES[file])
+    number, name = ("7.2", "reach") if task == "probe" else ("7.4", "pathfinder")
+    return words.Table(header, lines, range(1, len(header)), number, caption, rests_on=(name,), file=FILES[name])
 
 
 def _accuracy(line):
-    if not line["n"]:
-        return "–"
-    sign = f" {words.IMAGES_ONLY}" if line["interval_over"] == "images" else ""
-    return f"{line['top1']:.1f}<br><small>{line['low']:.1f}–{line['high']:.1f}{sign}</small>"
+    return f"{line['top1']:.1f}<br><small>{words.interval(line)}</small>" if line["n"] else "–"
 
 
 def look_table(root="."):
@@ -335,7 +321,7 @@ def prediction_table(root="."):
 def _rho(line, key, low, high):
     if words.unknown(line[key]):
         return "open"
-    return words.minus(f"{line[key]:+.2f} ({line[low]:+.2f} to {line[high]:+.2f})")
+    return f"{words.or_dash(line[key], '+.2f')} ({words.between(line[low], line[high])})"
 
 
 def power_text(task, root="."):
@@ -353,11 +339,6 @@ def power_text(task, root="."):
 
 
 def write_reach(root=".", home=None):
-    """Write what the tables show as CSV into ``tables`` in the folder ``home``, ``results/reach`` unless given.
-
-    Returns:
-        That folder.
-    """
-    home = Path(home or Path(root) / "results" / "reach")
+    """Write what the tables show with :func:`words.write_frames`, into ``results/reach`` unless ``home`` is given."""
     frames = {"reach": cells("probe", root), "looks": looks(root), "pathfinder": cells("pathfinder", root)}
-    return words.write_frames(home, {FILES[name]: frame for name, frame in frames.items()})
+    return words.write_frames(home or Path(root) / "results/reach", {FILES[name]: frame for name, frame in frames.items()})

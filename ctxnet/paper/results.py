@@ -6,6 +6,7 @@ says something impossible (:class:`BadRecord`, which names the path). The second
 tables, comparisons, how far each row looks. Nothing here writes, draws or puts anything into words.
 """
 
+import contextlib
 import functools
 import math
 import re
@@ -27,7 +28,7 @@ from ctxnet.records import (
     records_of,
     run_folder,
     wiring_folder,
-)
+)  # fmt: skip
 
 RECORD_COLUMNS = ["variant", "seed", "top1", "top1_best", "n", "epochs", "parameters", "config_hash"]
 HISTORY_COLUMNS = ["epoch", "learning_rate", "train_loss", "valid_loss", "top1"]
@@ -82,6 +83,29 @@ class BadRecord(ValueError):
     """A result that is there and cannot be right; the message starts with its path."""
 
 
+@contextlib.contextmanager
+def readable():
+    """Within it a damaged record raises :class:`BadRecord`."""
+    try:
+        yield
+    except DamagedRecord as error:
+        raise BadRecord(str(error)) from None
+
+
+def read_measured(folder, command):
+    """The record of a measurement.
+
+    Raises:
+        MissingRecord: there is none; ``command`` makes it.
+        BadRecord: it is damaged.
+    """
+    with readable():
+        record = read_record(folder)
+    if record is None:
+        raise MissingRecord(Path(folder) / "record.json", command)
+    return record
+
+
 def make_command(protocol, variant=None):
     """The command that makes a protocol's records, or one variant's."""
     if variant is None:
@@ -119,10 +143,7 @@ def load_records(protocol, root="."):
         BadRecord: a record that is damaged (its digests say so), lacks a key, is of another protocol, variant
             or seed than its folder says, or holds an impossible number.
     """
-    try:
-        found = [_checked(folder, record, protocol) for folder, record in records_of(protocol, root)]
-    except DamagedRecord as error:
-        raise BadRecord(str(error)) from None
+    found = [_checked(folder, record, protocol) for folder, record in _records_of(protocol, root)]
     return pd.DataFrame(found, columns=RECORD_COLUMNS)
 
 
@@ -224,13 +245,11 @@ def load_wiring(protocol, root="."):
     """
     folder = wiring_folder(protocol, root)
     try:
-        record = read_record(folder)
-    except DamagedRecord as error:
-        raise BadRecord(str(error)) from None
-    if record is None:
+        record = read_measured(folder, wiring_command(protocol))
+    except MissingRecord:
         return {}
-    said, settings = dict(record.get("settings", {})), settings_of(protocol, root)
-    said.pop("draws", None)
+    said, settings = record.get("settings", {}), settings_of(protocol, root)
+    said = {key: value for key, value in said.items() if key not in ("draws", "rows")}  # no settings of a protocol
     rows = record.get("rows")
     if record.get("protocol") != protocol or not isinstance(rows, dict) or not all(map(_is_wiring, rows.values())):
         raise BadRecord(f"{folder.as_posix()}/record.json: no measurement of protocol {protocol!r}")
@@ -372,10 +391,8 @@ def corrected_ps(protocol, root="."):
 
 
 def _records_of(protocol, root):
-    try:
+    with readable():
         return records_of(protocol, root)
-    except DamagedRecord as error:
-        raise BadRecord(str(error)) from None
 
 
 @functools.lru_cache(maxsize=8)
@@ -448,6 +465,13 @@ def compare(a, b, rows):
     return statistics.compare(right_a, right_b)
 
 
+def accuracy(right):
+    """What a row's answers, bool (seeds, images), come to: ``top1`` with its 95 % interval ``low``/``high`` (percent), over
+    what ``interval_over`` says (:func:`ctxnet.paper.statistics.row_interval`)."""
+    mean, low, high, kind = statistics.row_interval(right)
+    return {"top1": 100 * mean, "low": 100 * low, "high": 100 * high, "interval_over": kind}
+
+
 def row(variant, records, answers, *, thesis=True):
     """One line of :func:`table`, as a dict of :data:`COLUMNS`; ``answers`` as :func:`read_answers` gives them.
 
@@ -467,9 +491,7 @@ def row(variant, records, answers, *, thesis=True):
     if not len(runs):
         return line
     images, right = answers[variant]
-    mean, low, high, kind = statistics.row_interval(right)
-    line |= {"top1": 100 * mean, "low": 100 * low, "high": 100 * high}
-    line |= {"interval_over": kind, "n": len(images), "trained_parameters_million": runs["parameters"].iloc[0] / 1e6}
+    line |= accuracy(right) | {"n": len(images), "trained_parameters_million": runs["parameters"].iloc[0] / 1e6}
     if len(runs) > 1:
         line["sd_points"] = 100 * statistics.mean_sd(runs["top1"])[1]
     if variant == BASELINE:

@@ -25,8 +25,7 @@ from ctxnet.naming import require_known
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.plots import CONTEXT_MAP, plot_context
 from ctxnet.paper.figures.style import figure_bytes, new_figure
-from ctxnet.paper.results import BadRecord, MissingRecord
-from ctxnet.records import DamagedRecord, read_record
+from ctxnet.paper.results import BadRecord, MissingRecord, read_measured
 
 COMMAND = "python -m ctxnet measure --sliders"
 BOOK = Path(__file__).with_name("book")  # its script, its style and its template serve notebooks, too
@@ -44,12 +43,9 @@ ALT = (
 )
 
 
-def _draw_profile(profile, title):
-    """RF and ERF of a profile's last layer, in linear and in log scale; returns the Figure."""
-    return _draw(profile, title, float(profile.rf[-1].float().mean()))
-
-
-def _draw(profile, title, share):
+def _draw(profile, title, share=None):
+    """RF and ERF of a profile's last layer, in linear and in log scale; ``share``: of the image in the RF, if known."""
+    share = float(profile.rf[-1].float().mean()) if share is None else share
     fig = new_figure(height=2.9)
     left, right = fig.subplots(1, 2)
     for ax, scale in ((left, "linear"), (right, "log")):
@@ -65,13 +61,13 @@ def _draw(profile, title, share):
 def draw_stack(layers=3, kernel=3, dilation=1, stride=1, row=0.5, column=0.5):
     """Context of one feature after a stack of convolutions: arguments of :func:`ctxnet.atlas.small.measure_stack`."""
     profile = measure_stack(layers, kernel, dilation, stride, row, column)
-    return _draw_profile(profile, f"{layers} × {kernel}×{kernel}")
+    return _draw(profile, f"{layers} × {kernel}×{kernel}")
 
 
 @figure("", alt=ALT)
 def draw_context(context="random sparse context (§3.1)", k=1, d=4, block="layer1.0", row=0.5, column=0.5):
     """Context of one feature of a small ResNet-50: arguments of :func:`ctxnet.atlas.small.measure_context`."""
-    return _draw_profile(measure_context(context, k, d, block, row, column), block)
+    return _draw(measure_context(context, k, d, block, row, column), block)
 
 
 # ---------------------------------------------------------------- every position of the sliders
@@ -101,13 +97,7 @@ def read_states(name, root="."):
         BadRecord: a record that is damaged, or whose pictures and numbers do not belong together.
     """
     folder = Path(root) / "results" / "sliders" / require_known("set", name, FIRST)
-    try:
-        record = read_record(folder)
-    except DamagedRecord as error:
-        raise BadRecord(str(error)) from None
-    if record is None:
-        raise MissingRecord(folder / "record.json", COMMAND)
-    settings = record["settings"]
+    settings = read_measured(folder, COMMAND)["settings"]
     shape = len(settings["networks"]), len(settings["layers"]), settings["places"] ** 2
     with (folder / "states.csv").open(newline="", encoding="utf-8") as handle:
         header, *lines = csv.reader(handle)

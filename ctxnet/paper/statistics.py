@@ -25,7 +25,7 @@ a single row (:func:`row_interval`), with the correction for few seeds that it n
 
 import bisect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import optimize, special
@@ -110,7 +110,7 @@ def row_interval(right, draws=4000, seed=0):
     if total == 0:
         return mean, mean, mean, "seeds and images"
     degrees = total**2 / (over_seeds**2 / (seeds - 1) + over_images**2 / (n - 1))
-    half = float(special.stdtrit(degrees, 1 - LEVEL / 2) * math.sqrt(total))
+    half = float(half_width(math.sqrt(total), degrees))
     return mean, max(0.0, mean - half), min(1.0, mean + half), "seeds and images"
 
 
@@ -142,6 +142,18 @@ def welch(values_a, values_b, variance_images=0.0, images=2):
     delta = values_a.mean(-1) - values_b.mean(-1)
     error, degrees = standard_error([*parts, variance_images], [*seeds, images])
     return {"difference": delta, "error": error, "degrees": degrees, "p": 2 * p_above(abs(delta), error, degrees)}
+
+
+def half_width(error, degrees, level=LEVEL):
+    """Half of a (1 − ``level``) interval by Student's t, from a standard error and its degrees of freedom."""
+    return special.stdtrit(degrees, 1 - level / 2) * error
+
+
+def mean_half(values, level=LEVEL):
+    """Half of the interval of a mean over independent values; NaN for fewer than :data:`MIN_SEEDS`."""
+    if len(values) < MIN_SEEDS:
+        return math.nan
+    return float(half_width(np.std(values, ddof=1), len(values) - 1, level) / math.sqrt(len(values)))
 
 
 def standard_error(parts, counts):
@@ -288,15 +300,14 @@ def compare_values(values_a, values_b, variance_images=0.0, images=2):
     ``variance_images`` is added to the variance of the difference, with ``images`` − 1 degrees of freedom.
     """
     (mean_a, sd_a), (mean_b, sd_b) = mean_sd(values_a), mean_sd(values_b)
-    rows = {"mean_a": mean_a, "mean_b": mean_b, "sd_a": sd_a, "sd_b": sd_b}
-    rows |= {"seeds_a": len(values_a), "seeds_b": len(values_b), "difference": mean_a - mean_b}
-    rows["variance_images"] = variance_images
-    if min(len(values_a), len(values_b)) < MIN_SEEDS:
-        return Comparison(**rows)
+    rows = Comparison(mean_a, mean_b, sd_a, sd_b, len(values_a), len(values_b), mean_a - mean_b)
+    rows = replace(rows, variance_images=variance_images)
+    if not rows.testable:
+        return rows
     found = {key: float(value) for key, value in welch(values_a, values_b, variance_images, images).items()}
-    half = special.stdtrit(found["degrees"], 1 - LEVEL / 2) * found["error"]
-    rows |= {"low": float(mean_a - mean_b - half), "high": float(mean_a - mean_b + half)}
-    return Comparison(**rows, error=found["error"], degrees=found["degrees"], p=found["p"])
+    half = float(half_width(found["error"], found["degrees"]))
+    found |= {"difference": rows.difference, "low": rows.difference - half, "high": rows.difference + half}
+    return replace(rows, **found)
 
 
 def _checked(right):

@@ -97,6 +97,11 @@ def p_text(p):
     return "–" if unknown(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def how_many(needed):
+    """A number of seeds or replicates that something would take."""
+    return f"about {needed:.0f}" if needed <= statistics.MOST_SEEDS else f"over {statistics.MOST_SEEDS}"
+
+
 def p_said(p):
     """A p-value within a sentence: "p = 0.020", "p < 0.001"."""
     text = p_text(p)
@@ -122,10 +127,22 @@ def dataset(settings):
     return settings.dataset if settings.dataset in DATASETS else Path(settings.dataset).name
 
 
-def _interval(line):
+def between(low, high, form="+.2f"):
+    """An interval with signs, in text: "+0.10 to +0.52"; "–" for NaN."""
+    return "–" if unknown(low) else minus(f"{low:{form}} to {high:{form}}")
+
+
+def interval(line, form=".1f"):
+    """``low`` and ``high`` of a line in text, with a sign where they do not cover seeds (``interval_over``); "–" for NaN."""
     if unknown(line["low"]):
         return "–"
-    return f"{line['low']:.1f}–{line['high']:.1f}" + (f" {IMAGES_ONLY}" if line["interval_over"] == "images" else "")
+    sign = f" {IMAGES_ONLY}" if line["interval_over"] in ("images", "frames") else ""
+    return f"{line['low']:{form}}–{line['high']:{form}}{sign}"
+
+
+def one_seed(frame):
+    """What the sign of :func:`interval` means, where a line of ``frame`` has it over images, as the end of a caption."""
+    return f" {ONE_SEED}" if (frame["interval_over"] == "images").any() else ""
 
 
 def write_frames(home, frames):
@@ -135,11 +152,12 @@ def write_frames(home, frames):
         ``tables`` in the folder ``home``, where these files lie.
     """
     for name, frame in frames.items():
-        write_csv(Path(home) / name, list(frame.columns), [list(map(_written, row)) for row in frame.values.tolist()])
+        write_csv(Path(home) / name, list(frame.columns), [list(map(written, row)) for row in frame.values.tolist()])
     return Path(home) / "tables"
 
 
-def _written(value):
+def written(value):
+    """A value as a CSV has it: six digits, nothing for NaN."""
     return "" if unknown(value) else round(value, 6) if isinstance(value, float) else value
 
 
@@ -186,7 +204,7 @@ def cells(frame, protocol):
         "architecture": lambda line: line["architecture"],
         "thesis %": lambda line: or_dash(line["thesis_top1"], ".2f"),
         f"{protocol} %": lambda line: or_dash(line["top1"], ".2f"),
-        "95 % interval": _interval,
+        "95 % interval": interval,
         "s.d.": lambda line: or_dash(line["sd_points"], ".1f"),
         "seeds": lambda line: str(line["seeds"]),
         "Δ thesis": lambda line: _difference(line, "thesis_difference_points"),
@@ -290,7 +308,7 @@ def overview(protocol, root="."):
             kinds = {"parameters_million": ".1f", "thesis_top1": ".2f", "top1": ".1f"}
             numbers = [or_dash(line[key], form) for key, form in kinds.items()]
             name = line["variant"].rpartition(":")[2]
-            rows[line["variant"]] = [f"`{name}`", line["architecture"], *numbers, _interval(line), str(line["seeds"])]
+            rows[line["variant"]] = [f"`{name}`", line["architecture"], *numbers, interval(line), str(line["seeds"])]
     rows = list(rows.values())
     if not any(row[3] != "–" for row in rows):
         header, rows = header[:3] + header[4:], [row[:3] + row[4:] for row in rows]

@@ -5,11 +5,8 @@ from pathlib import Path
 
 from ctxnet.files import built_folder, write_bytes, write_text
 from ctxnet.paper import cards, claims, coherence, dense, pays, reach, results, sliders, words
-from ctxnet.paper.book import chapters, made, reference, search
+from ctxnet.paper.book import chapters, made, networks, reference, search
 from ctxnet.paper.book.explorer import write_explorer
-from ctxnet.paper.book.networks import PAGE as NETWORKS
-from ctxnet.paper.book.networks import TITLE as NETWORKS_TITLE
-from ctxnet.paper.book.networks import write_networks
 from ctxnet.paper.book.pdf import NAME, find_browser, print_paper
 from ctxnet.paper.figures import is_small_drawing
 
@@ -89,15 +86,16 @@ class _Book:
         self._page("made.html", "How it was made", **made.everything(self.root))
         self._page("paper.html", TITLE, pages=pages, notes=self.notes, searched=False)
         self._reference()
-        shown = write_explorer(self.out, self.root, self.environment, self._common("explorer.html", "Explorer"))
         text = "Pick a network and a block, move the position over a photograph: receptive field, effective receptive field."
-        entry = {"page": "explorer.html", "title": "Explorer", "heading": "Explorer", "text": f"{text} {' '.join(shown)}"}
-        self.index.append(entry)
-        measured = write_networks(self.out, self.root, self.environment, self._common(NETWORKS, NETWORKS_TITLE))
+        self._tool("explorer.html", "Explorer", text, *write_explorer(self.out, self.root))
         text = "Every architecture of timm on one footing: sort, filter, compare two."
-        entry = {"page": NETWORKS, "title": NETWORKS_TITLE, "heading": NETWORKS_TITLE}
-        self.index.append(entry | {"text": f"{text} {' '.join(measured)}"})
+        self._tool(networks.PAGE, networks.TITLE, text, *networks.shown_networks(self.root))
         write_text(self.out / "static" / "index.js", search.script(self.index))
+
+    def _tool(self, address, title, text, names, values):
+        """A page that a script fills: the search knows it by a sentence and the names of what it shows."""
+        self._page(address, title, searched=False, **values)
+        self.index.append({"page": address, "title": title, "heading": title, "text": f"{text} {' '.join(names)}"})
 
     def _common(self, address, title, up=""):
         return {

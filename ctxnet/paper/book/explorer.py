@@ -27,17 +27,16 @@ PHOTOGRAPH = 448  # px a side: sharp on a screen, small on a disk
 ROWS = [*VARIANTS, *SEGMENTERS]
 
 
-def write_explorer(out, root, environment, page):
-    """Write ``explorer.html`` and ``explorer/`` (a script per measured row, the photograph) into the folder of the site.
+def write_explorer(out, root):
+    """Write ``explorer/`` (a script per measured row, the photograph) into the folder of the site.
 
     Args:
         out: folder of the site.
         root: folder that holds ``results/lattice``.
-        environment: ``jinja2.Environment`` that escapes, and finds ``explorer.html.j2`` and ``base.html.j2``.
-        page: dict of variables of the base template.
 
     Returns:
-        Names of the rows shown, in the order of :data:`ROWS`. Without any, the page says how to measure one.
+        (names of the rows shown, in the order of :data:`ROWS`; dict of what ``explorer.html.j2`` needs). Without any row the
+        page says how to measure one.
 
     Raises:
         ValueError: in one line with the path, for a damaged record, one of an unknown row, or settings that differ.
@@ -51,9 +50,7 @@ def write_explorer(out, root, environment, page):
         write_bytes(out / "explorer" / "photograph.jpg", _photograph())
         _, record = next(iter(records.values()))
         lattice |= record["settings"] | {"full": record["settings"]["width"] == FULL_WIDTH}
-    text = environment.get_template("explorer.html.j2").render(**page, lattice=lattice)
-    write_text(out / "explorer.html", text.rstrip() + "\n")
-    return list(records)
+    return list(records), {"lattice": lattice}
 
 
 def _read_records(base):

@@ -47,18 +47,12 @@ def stages(root="."):
     for name, stage in group(read.get("stages"), f"{path}: stages").items():
         group(stage, f"{path}: stages.{name}")
         body = stage.get("do", stage)
-        outs = body.get("outs", ())
         about = re.search(rf"^  {name}:[^#\n]*# (.+)$", text, re.M)
-        found.append(
-            {
-                "name": name,
-                "about": about[1] if about else "",
-                "command": _plain(" ".join(body["cmd"].removeprefix("exec ").split())),
-                "deps": [_plain(dep) for dep in body.get("deps", ())],
-                "params": [_plain(param) for param in body.get("params", ())],
-                "outs": [_plain(next(iter(out)) if isinstance(out, dict) else out) for out in outs],
-            }
-        )
+        found.append({
+            "name": name, "about": about[1] if about else "",
+            "command": _plain(" ".join(body["cmd"].removeprefix("exec ").split())),
+            "outs": [_plain(next(iter(out)) if isinstance(out, dict) else out) for out in body.get("outs", ())],
+        } | {key: [_plain(text) for text in body.get(key, ())] for key in ("deps", "params")})  # fmt: skip
     return found
 
 

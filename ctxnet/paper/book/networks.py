@@ -1,11 +1,9 @@
 """The page of all networks of timm: sort, filter, compare two. Its data lie in it: a page from a disk fetches nothing."""
 
 import json
-from pathlib import Path
 
 from ctxnet.atlas.accuracies import ADDRESS, read_accuracies
 from ctxnet.atlas.every import read_networks
-from ctxnet.files import write_text
 
 PAGE, TITLE = "networks.html", "All networks"
 # Columns of the table: key, heading, decimals, unit in words. What each is, the page says.
@@ -17,17 +15,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def write_networks(out, root, environment, page):
-    """Write ``networks.html`` into the folder of the site.
+def shown_networks(root):
+    """What ``networks.html.j2`` needs: (names of the networks on it, dict). Without any, the page says how to measure them.
 
     Args:
-        out: folder of the site.
         root: folder that holds ``results/timm``.
-        environment: ``jinja2.Environment`` that escapes, and finds ``networks.html.j2`` and ``base.html.j2``.
-        page: dict of variables of the base template.
-
-    Returns:
-        Names of the networks on it. Without any, the page says how to measure them.
 
     Raises:
         DamagedRecord: for a line of the table that is not as it was written.
@@ -35,9 +27,7 @@ def write_networks(out, root, environment, page):
     data = page_data(root)
     without = [row["refused"] for row in read_networks(root).values() if "refused" in row]
     counts = {"all": len(data["networks"]), "refused": len(without), "waiting": without.count("waiting")}
-    text = environment.get_template("networks.html.j2").render(**page, counts=counts, columns=COLUMNS, data=script(data))
-    write_text(Path(out) / PAGE, text.rstrip() + "\n")
-    return [each["name"] for each in data["networks"]]
+    return [each["name"] for each in data["networks"]], {"counts": counts, "columns": COLUMNS, "data": script(data)}
 
 
 def page_data(root="."):

@@ -29,14 +29,10 @@ def packages():
     def shown(text):
         return markdown(_linked(docstring(text or ""), known))
 
-    return [
-        {
-            "name": package,
-            "html": shown(module.__doc__),
-            "entries": [_entry(name, getattr(module, name), shown) for name in public_names(module)],
-        }
-        for package, module in modules.items()
-    ]
+    def entries(module):
+        return [_entry(name, getattr(module, name), shown) for name in public_names(module)]
+
+    return [{"name": n, "html": shown(m.__doc__), "entries": entries(m)} for n, m in modules.items()]
 
 
 def public_names(module):

@@ -10,12 +10,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from ctxnet.atlas.records import FOLDER, command, read_record, read_records, summary
+from ctxnet.atlas.records import FOLDER, command, read_records, summary
 from ctxnet.atlas.rows import FAMILIES
 from ctxnet.files import write_bytes
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper.figures import figure, plots, style
-from ctxnet.paper.results import MissingRecord
+from ctxnet.paper.results import MissingRecord, read_measured
 from ctxnet.paper.words import Table, plain
 from ctxnet.records import read_context, read_provenance, run_folder
 
@@ -37,9 +37,7 @@ def load(name, root="."):
         ValueError: it is damaged.
     """
     folder = Path(root) / FOLDER / name
-    if not (folder / "record.json").exists():
-        raise MissingRecord(folder / "record.json", command(name))
-    return read_record(folder), read_context(folder)[0]
+    return read_measured(folder, command(name)), read_context(folder)[0]
 
 
 @figure(

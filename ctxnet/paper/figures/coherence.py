@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from ctxnet.blocks.half import HalfPermutation, HalfShift
 from ctxnet.paper import coherence
@@ -12,7 +11,7 @@ from ctxnet.paper.coherence import FEWEST, KINDS, MEAN, NOWHERE, REACHES
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.style import BLUE, GREEN, GREY, LIGHT, VERMILION, new_figure
 from ctxnet.paper.results import MissingRecord
-from ctxnet.paper.statistics import LEVEL
+from ctxnet.paper.statistics import LEVEL, mean_half
 
 COLOURS = {"one offset": (BLUE, "o"), "permuted": (VERMILION, "s")}
 LINES = {NOWHERE: ("nowhere", GREY, "--"), MEAN: ("mean of the map", GREEN, ":")}
@@ -61,15 +60,10 @@ def looks():
 
 
 def band(values, cells):
-    """Simultaneous 95 % interval of the mean of one cell among ``cells`` (Bonferroni), over replicates: (low, high).
-
-    Both NaN with fewer than :data:`ctxnet.paper.coherence.FEWEST` replicates.
-    """
-    values = np.asarray(values, dtype=float)
-    if len(values) < FEWEST:
-        return math.nan, math.nan
-    half = stats.t.ppf(1 - LEVEL / 2 / cells, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
+    """Simultaneous 95 % interval of the mean of one cell among ``cells`` (Bonferroni), over replicates: (low, high);
+    NaN with fewer than :data:`ctxnet.paper.coherence.FEWEST`."""
+    half = mean_half(values, LEVEL / cells)
+    return (math.nan, math.nan) if math.isnan(half) else (float(np.mean(values) - half), float(np.mean(values) + half))
 
 
 @figure(

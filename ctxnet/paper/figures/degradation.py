@@ -13,16 +13,11 @@ from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, words
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.style import BLUE, VERMILION, new_figure
-from ctxnet.paper.results import TRAIN_TOP1, BadRecord, MissingRecord, load_history, load_records
+from ctxnet.paper.results import TRAIN_TOP1, BadRecord, MissingRecord, load_history, load_records, make_command
 
 PROTOCOLS = ("degradation_full", "degradation")
 ROWS = ("plain20", "plain56", "resnet20", "resnet56")
 _COLOURS = {"20": BLUE, "56": VERMILION}
-
-
-def command(protocol=PROTOCOLS[-1]):
-    """The command that makes the records."""
-    return f"python -m ctxnet campaign --protocol {protocol}"
 
 
 def chosen(root="."):
@@ -66,7 +61,7 @@ def curves(root="."):
     """Training (thin, dashed) and validation error (thick) per epoch, plain nets on the left, ResNets on the right."""
     protocol = chosen(root)
     if protocol is None:
-        raise MissingRecord(Path(root) / "results" / PROTOCOLS[-1], command())
+        raise MissingRecord(Path(root) / "results" / PROTOCOLS[-1], make_command(PROTOCOLS[-1]))
     fig = new_figure(height=2.9)
     axes = fig.subplots(1, 2, sharey=True)
     for ax, family, title in zip(axes, ("plain", "resnet"), ("plain", "residual"), strict=True):
@@ -110,7 +105,7 @@ def shown(root="."):
     """:func:`table` for reading, with what it shows; without records, the command that makes them."""
     protocol = chosen(root)
     if protocol is None:
-        return words.Table([], [], caption=f"No records yet; `{command()}` makes them.")
+        return words.Table([], [], caption=f"No records yet; `{make_command(PROTOCOLS[-1])}` makes them.")
     header = ["network", "parameters", "seeds", "training error %", "s.d.", "validation error %", "s.d."]
     lines = [
         [r.network, f"{r.parameters:,}", str(r.seeds)]

@@ -39,18 +39,17 @@ def _sources(protocol, root):
     ]
 
 
-def _draw(ax, load, variant, draw, width=32):
-    """``draw(ax, profile)``, or the command that makes the record; returns whether there was one."""
+def _draw(ax, load, variant, draw):
+    """``draw(ax, profile)``, or the command that makes the record."""
     try:
         profile = load(variant)
     except MissingRecord as missing:
-        style.missing_panel(ax, _wrapped(missing.command, width))
-        return False
-    draw(ax, profile)
-    return True
+        style.missing_panel(ax, _wrapped(missing.command))
+    else:
+        draw(ax, profile)
 
 
-def _wrapped(command, width):
+def _wrapped(command, width=32):
     return "\n".join(textwrap.wrap(command, width, break_long_words=False, break_on_hyphens=False))
 
 
@@ -75,7 +74,7 @@ def _distances(variants, protocol, root="."):
             (line,) = ax.plot(blocks, profile.distance.numpy(), marker=marker, color=colour, markersize=3)
             handles.setdefault(label, line)
         if len(missing) == len(variants):
-            style.missing_panel(ax, _wrapped(missing[0], 32))
+            style.missing_panel(ax, _wrapped(missing[0]))
             continue
         ax.set(xlabel="block", ylabel="mean distance, px", xticks=range(2, 17, 2))
         ax.set_ylim(bottom=0)
@@ -127,7 +126,7 @@ def _contexts(rows, blocks, size, protocol, root="."):
             try:
                 profile = load(variant)
             except MissingRecord as missing:
-                style.missing_panel(part.add_subplot(grid[i, :]), _wrapped(missing.command, 32))
+                style.missing_panel(part.add_subplot(grid[i, :]), _wrapped(missing.command))
                 continue
             for j, block in enumerate(blocks):
                 ax = part.add_subplot(grid[i, j])
@@ -170,17 +169,6 @@ for number, rows, blocks, size, caption, alt in (
     )(partial(_contexts, rows, blocks, size))  # fmt: skip
 
 
-def _networks(variants, draw, protocol, root, *, size=1.75):
-    """One column per network, one row per kind of network."""
-    fig = style.new_figure(height=2 * size + 0.45)
-    for part, (title, load) in zip(fig.subfigures(2, 1), _sources(protocol, root), strict=True):
-        part.suptitle(title, fontsize=8.5)
-        for ax, variant in zip(part.subplots(1, len(variants), squeeze=False)[0], variants, strict=True):
-            _draw(ax, load, variant, draw)
-            ax.set_title(VARIANTS[variant].label, fontsize=8, pad=3)
-    return fig
-
-
 @figure(
     "4.14", shows=OTHERS, rests_on=("measure",),
     caption="Effective receptive field of the centre of the last feature map: ResNet-50, HRNet, ConvNeXt and the Vision "
@@ -188,7 +176,13 @@ def _networks(variants, draw, protocol, root, *, size=1.75):
     alt="Square maps of the input image, upper row at initialisation, lower row trained, one column per network.",
 )  # fmt: skip
 def other_architectures(protocol, root="."):
-    return _networks(OTHERS, lambda ax, profile: plots.plot_context(profile, -1, ax=ax), protocol, root)
+    fig = style.new_figure(height=3.95)
+    for part, (title, load) in zip(fig.subfigures(2, 1), _sources(protocol, root), strict=True):
+        part.suptitle(title, fontsize=8.5)
+        for ax, variant in zip(part.subplots(1, len(OTHERS)), OTHERS, strict=True):
+            _draw(ax, load, variant, lambda ax, profile: plots.plot_context(profile, -1, ax=ax))
+            ax.set_title(VARIANTS[variant].label, fontsize=8, pad=3)
+    return fig
 
 
 # ---- receptive fields alone: geometry, so the full-size networks only -------------------------------------------------

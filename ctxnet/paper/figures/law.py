@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from ctxnet.paper import law
 from ctxnet.paper.figures import figure, style
@@ -26,9 +27,8 @@ def family_colours(families):
 
 
 def _legend(fig, colours, more=()):
-    handles = [Line2D([], [], marker="o", linestyle="none", color=colour, label=family)
-               for family, colour in colours.items() if colour != style.GREY]  # fmt: skip
-    handles.append(Line2D([], [], marker="o", linestyle="none", color=style.GREY, label="other families"))
+    named = {family: colour for family, colour in colours.items() if colour != style.GREY} | {"other families": style.GREY}
+    handles = [Line2D([], [], marker="o", linestyle="none", color=colour, label=name) for name, colour in named.items()]
     fig.legend(handles=[*handles, *more], loc="outside lower center", ncols=5, fontsize=7)
 
 
@@ -68,8 +68,7 @@ def draw_cost(root="."):
 )  # fmt: skip
 def draw_accuracy(root="."):
     """Accuracy against context. Without published accuracies, a figure that says how to get them."""
-    fig, plan = style.new_figure(height=3.4), law.load_plan(root)
-    sample = law.load_sample(root, plan.leave_out)
+    fig, (plan, sample) = style.new_figure(height=3.4), law.plan_and_sample(root)
     if not sample.names:
         style.missing_panel(fig.subplots(), ACCURACIES, "No accuracies at hand.")
         return fig
@@ -78,10 +77,9 @@ def draw_accuracy(root="."):
         sample = law.parts(root)[0][1]
     back = np.array([law.is_kept_back(family, plan.kept_back) for family in sample.families])
     shade = np.array([colours[family] for family in sample.families])
-    values = {"rf_share": sample.context["rf_share"], "third": sample.context["third"],
-              "distance_share": sample.context["distance_share"]}  # fmt: skip
     axes = fig.subplots(1, 3, sharey=True)
-    for ax, (key, across) in zip(axes, values.items(), strict=True):
+    for ax, key in zip(axes, _AXES, strict=True):
+        across = sample.context[key]
         ax.scatter(100 * across[~back], 100 * sample.top1[~back], s=9, c=shade[~back], linewidths=0, alpha=0.8, zorder=3)
         ax.scatter(100 * across[back], 100 * sample.top1[back], s=11, facecolors="none", edgecolors=shade[back],
                    linewidths=0.8, zorder=3)  # fmt: skip
@@ -101,15 +99,15 @@ def draw_accuracy(root="."):
 )  # fmt: skip
 def draw_effects(root="."):
     """Effects with their intervals. Without published accuracies, a figure that says how to get them."""
-    fig, plan = style.new_figure(height=2.4), law.load_plan(root)
-    sample, ax = law.load_sample(root, plan.leave_out), fig.subplots()
+    fig, (plan, sample) = style.new_figure(height=2.4), law.plan_and_sample(root)
+    ax = fig.subplots()
     if not sample.names:
         style.missing_panel(ax, ACCURACIES, "No accuracies at hand.")
         return fig
     looks = ((style.SKY, -0.16, "families explored"), (style.VERMILION, 0.16, "families kept back"))
     parts = [(part, *look) for (_, part), look in zip(law.parts(root), looks, strict=False)]
     for place, hypothesis in enumerate(plan.hypotheses.values()):
-        ax.add_patch(_band(hypothesis.margin, place))
+        ax.add_patch(Rectangle((-hypothesis.margin, place - 0.4), 2 * hypothesis.margin, 0.8, color=style.LIGHT, zorder=0))
         for part, colour, shift, _ in parts:
             found = law.effect(part, hypothesis, plan)
             if math.isnan(found.points):
@@ -124,12 +122,6 @@ def draw_effects(root="."):
     handles = [Line2D([], [], color=colour, linewidth=3, label=text) for _, colour, _, text in parts]
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
-
-
-def _band(margin, place):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((-margin, place - 0.4), 2 * margin, 0.8, color=style.LIGHT, zorder=0)
 
 
 def label(hypothesis):

@@ -8,7 +8,7 @@ from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import pays
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.style import BLUE, GREEN, GREY, LIGHT, PALETTE, VERMILION, new_figure
-from ctxnet.paper.results import BASELINE, MissingRecord
+from ctxnet.paper.results import BASELINE, MissingRecord, make_command
 
 NETWORKS = "ResNet-50 with one block in every slot, a quarter as wide, trained on Imagenette at 64 and 128 px"
 COLOURS = {"reached": GREEN, "missed": BLUE, "": VERMILION}  # of the goal; "": equivalence
@@ -20,7 +20,7 @@ def _require_runs(root):
     """Raise unless a protocol has a run: then there is something to draw."""
     if not any(len(pays.runs(protocol, root)) for protocol in pays.PROTOCOLS):
         protocol = pays.PROTOCOLS[0]
-        raise MissingRecord(Path(root) / "results" / protocol, pays.command(protocol))
+        raise MissingRecord(Path(root) / "results" / protocol, make_command(protocol))
 
 
 @figure(

@@ -39,8 +39,7 @@ def plot_context(profile, layer, ax=None, scale="log", *, erf=True, circle=True,
     rf, field = _array(profile.rf[number]), _array(profile.erf[number])
     if erf:
         norm = _norm(scale)
-        peak = field.max()
-        shown = np.clip(field / peak if peak > 0 else field, norm.vmin, None)
+        shown = _relative(field, norm)
     else:
         norm, shown = Normalize(0, 1), np.full(field.shape, 0.42)
     image = _show(ax, np.ma.array(shown, mask=~rf), norm)
@@ -69,8 +68,7 @@ def plot_summed(summed, ax=None, scale="linear", *, colorbar=False):
     """
     ax, field = _axes(ax), _array(summed)
     norm = _norm(scale)
-    peak = field.max()
-    image = _show(ax, np.clip(field / peak if peak > 0 else field, norm.vmin, None), norm)
+    image = _show(ax, _relative(field, norm), norm)
     if colorbar:
         _colorbar(ax, image)
     return ax
@@ -89,10 +87,14 @@ def _array(values):
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
-def _axes(ax, width=3.0, height=3.0):
-    if ax is None:
-        ax = new_figure(width=width, height=height).subplots()
-    return ax
+def _axes(ax):
+    return new_figure(width=3.0, height=3.0).subplots() if ax is None else ax
+
+
+def _relative(field, norm):
+    """A field relative to its strongest pixel, and nothing below the scale."""
+    peak = field.max()
+    return np.clip(field / peak if peak > 0 else field, norm.vmin, None)
 
 
 def _norm(scale):

@@ -10,8 +10,7 @@ from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import words
 from ctxnet.paper.figures import figure
 from ctxnet.paper.figures.style import INK, new_figure
-from ctxnet.paper.results import BadRecord, MissingRecord
-from ctxnet.records import DamagedRecord, read_record
+from ctxnet.paper.results import BadRecord, MissingRecord, read_measured
 
 ROWS = ("plain20", "plain56", "resnet20", "resnet56")
 CHANCE = math.log(10)  # the loss of one who knows nothing of ten classes
@@ -33,12 +32,7 @@ def load_surface(row, root="."):
         BadRecord: damaged, or no square of finite losses.
     """
     folder = Path(root) / "results" / "surface" / "maps" / row
-    try:
-        record = read_record(folder)
-    except DamagedRecord as error:
-        raise BadRecord(str(error)) from None
-    if record is None:
-        raise MissingRecord(folder / "record.json", command(row))
+    record = read_measured(folder, command(row))
     with (folder / "surface.csv").open(newline="", encoding="utf-8") as handle:
         points = np.array([[float(value) for value in line.values()] for line in csv.DictReader(handle)])
     side = record["settings"]["side"]

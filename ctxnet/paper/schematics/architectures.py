@@ -42,9 +42,6 @@ def _times(shape):
     return "×".join(str(n) for n in shape)
 
 
-# ---------------------------------------------------------------- 2.1
-
-
 @functools.cache
 def resnet_table(input_shape=INPUT, num_classes=1000):
     """The family of residual networks, read off the networks themselves.
@@ -62,17 +59,13 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
         for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
             convs = [m for n, m in stage[-1].named_children() if isinstance(m, nn.Conv2d)]
             blocks.append(([(c.kernel_size[0], c.out_channels) for c in convs], len(stage)))
-        names = ("conv1", "layer1", "layer2", "layer3", "layer4")
-        rows.append(
-            {
-                "depth": depth,
-                "stem": (model.conv1.kernel_size[0], model.conv1.out_channels, model.conv1.stride[0]),
-                "sizes": [shapes[n][1][-1] for n in names],
-                "blocks": blocks,
-                "mult_adds": multiply_adds(model, torch.zeros(1, *input_shape, device="meta")),
-                "parameters": sum(p.numel() for p in model.parameters()),
-            }
-        )
+        rows.append({
+            "depth": depth, "blocks": blocks,
+            "stem": (model.conv1.kernel_size[0], model.conv1.out_channels, model.conv1.stride[0]),
+            "sizes": [shapes[n][1][-1] for n in ("conv1", "layer1", "layer2", "layer3", "layer4")],
+            "mult_adds": multiply_adds(model, torch.zeros(1, *input_shape, device="meta")),
+            "parameters": sum(p.numel() for p in model.parameters()),
+        })  # fmt: skip
     return tuple(rows)
 
 
@@ -99,9 +92,6 @@ def figure_2_1():
     return Drawing("figure_2_1", **values)
 
 
-# ---------------------------------------------------------------- 2.2
-
-
 @figure(
     "2.2", networks="ResNet-50",
     caption="Bottleneck block, with the shapes of the second block of layer 1: 1×1 to a quarter of the channels, 3×3, "
@@ -116,9 +106,6 @@ def figure_2_2():
     (wide, side, _), (narrow, *_) = shapes["layer1.1.conv1"]
     kernels = {f"k{i}": _times(getattr(block, f"conv{i}").kernel_size) for i in (1, 2, 3)}
     return Drawing("figure_2_2", wide=wide, narrow=narrow, side=side, **kernels)
-
-
-# ---------------------------------------------------------------- 2.3
 
 
 @figure(
@@ -138,20 +125,12 @@ def figure_2_3():
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------- 2.4
-
-
 def attention_shapes():
     """Tokens, width, heads and width per head of one attention layer of ViT-B/16, read off the module."""
     attn = _timm_meta("vit_base_patch16_224").blocks[0].attn
     tokens, dim = _timm_shapes("vit_base_patch16_224")["blocks.0.attn"][0]
-    return {
-        "tokens": tokens,
-        "dim": dim,
-        "heads": attn.num_heads,
-        "head_dim": attn.head_dim,
-        "projection": tuple(attn.qkv.weight.T.shape),
-    }
+    about = {"tokens": tokens, "dim": dim, "heads": attn.num_heads, "head_dim": attn.head_dim}
+    return about | {"projection": tuple(attn.qkv.weight.T.shape)}
 
 
 @figure(
@@ -166,9 +145,6 @@ def figure_2_4():
     return Drawing("figure_2_4", **s, root=f"{s['head_dim'] ** 0.5:.3g}")
 
 
-# ---------------------------------------------------------------- 2.5
-
-
 @figure(
     "2.5", networks="ViT-B/16",
     caption="The learned linear map from the tokens z to the queries Q, keys K and values V of all heads, drawn to "
@@ -179,9 +155,6 @@ def figure_2_5():
     """The linear map from the token matrix z to Q, K and V, drawn to scale."""
     s = attention_shapes()
     return Drawing("figure_2_5", **s, projected=s["projection"][1])
-
-
-# ---------------------------------------------------------------- 2.6
 
 
 def sinusoidal_encoding(side=14, dim=768):
@@ -220,19 +193,11 @@ def figure_2_6(side=14, dim=768):
     middle = side // 2
     image = ax.imshow(similarity[middle, middle], cmap="viridis", vmin=similarity.min(), vmax=1)
     ax.plot(middle, middle, "o", color=VERMILION, ms=5)
-    ax.set(
-        title=f"patch ({middle}, {middle})",
-        xlabel="column",
-        ylabel="row",
-        xticks=range(0, side, 3),
-        yticks=range(0, side, 3),
-    )
+    ax.set(title=f"patch ({middle}, {middle})", xlabel="column", ylabel="row")
+    ax.set(xticks=range(0, side, 3), yticks=range(0, side, 3))
     ax.grid(False)
     fig.colorbar(image, ax=ax, shrink=0.86, label="cosine similarity")
     return fig
-
-
-# ---------------------------------------------------------------- 2.7
 
 
 @figure(
@@ -251,9 +216,6 @@ def figure_2_7():
     stages = {f"stage{i}": f"{count} {kind}" for i, (count, kind) in enumerate(zip(modules, kinds, strict=True))}
     named = {f"shape{i}": _times(shape) for i, shape in enumerate(outputs)}
     return Drawing("figure_2_7", image=_times(INPUT[1:]), **stages, **named)
-
-
-# ---------------------------------------------------------------- 2.8
 
 
 def exchange(stage="stage3"):

@@ -17,9 +17,6 @@ from ctxnet.paper.schematics.shapes import Drawing
 IMAGE = 224
 
 
-# ---------------------------------------------------------------- 1.1
-
-
 def stacked_fields(layers=2, kernel=3, side=7):
     """What the middle feature of a stack of equal convolutions sees in each layer, from itself down.
 
@@ -47,9 +44,6 @@ def figure_1_1():
     return Drawing("figure_1_1", **values)
 
 
-# ---------------------------------------------------------------- 1.2
-
-
 @figure(
     "1.2", networks="ViT-B/16 and ResNet-50, full size, 224 px, at initialisation",
     caption="Growth of context with depth. a) Mean attention distance of each of the 12 heads in each block of "
@@ -67,7 +61,7 @@ def figure_1_2(vit=None, images=None):
     """
     untrained = vit is None
     vit = create_model("vit_base_patch16_224") if untrained else vit
-    heads = attention_distance(vit, noise_images(2) if images is None else images)
+    heads = attention_distance(vit, noise_images(2, IMAGE) if images is None else images)
     with torch.device("meta"):
         sizes = list(field_sizes(ResNet(50)).values())
     fig = new_figure(height=2.9)
@@ -82,31 +76,16 @@ def figure_1_2(vit=None, images=None):
     left.text(0.98, near + 0.02 * uniform, "only the 3×3 nearest patches", **note)
     left.plot(depth, heads.ravel(), "o", color=BLUE, mec="white", mew=0.4, ms=5)
     state = "at initialisation" if untrained else "given weights"
-    left.set(
-        title=f"a) vision transformer, {state}",
-        xlabel="encoder block",
-        ylabel="mean attention distance (px)",
-        ylim=(0, 1.3 * max(uniform, heads.max())),
-        xlim=(0.3, len(heads) + 0.7),
-        xticks=range(1, len(heads) + 1),
-    )
+    left.set(title=f"a) vision transformer, {state}", xlabel="encoder block", ylabel="mean attention distance (px)")
+    left.set(ylim=(0, 1.3 * max(uniform, heads.max())), xlim=(0.3, len(heads) + 0.7), xticks=range(1, len(heads) + 1))
     right.axhline(IMAGE, color=GREY, lw=1, ls="--", zorder=1)
     right.text(1, IMAGE + 8, f"side of the image, {IMAGE} px", color=GREY, size=8)
     right.plot(range(1, len(sizes) + 1), sizes, "o-", color=VERMILION, mec="white", mew=0.5, ms=5.5)
     for i, offset in ((0, (0, 7)), (len(sizes) - 1, (-9, 5))):
         right.annotate(str(sizes[i]), (i + 1, sizes[i]), xytext=offset, textcoords="offset points", size=8, ha="center")
-    right.set(
-        title="b) ResNet-50",
-        xlabel="residual block",
-        ylabel="side of the receptive field (px)",
-        ylim=(0, 470),
-        xlim=(0.3, len(sizes) + 0.7),
-        xticks=range(1, len(sizes) + 1, 3),
-    )
+    right.set(title="b) ResNet-50", xlabel="residual block", ylabel="side of the receptive field (px)")
+    right.set(ylim=(0, 470), xlim=(0.3, len(sizes) + 0.7), xticks=range(1, len(sizes) + 1, 3))
     return fig
-
-
-# ---------------------------------------------------------------- 1.3
 
 
 def resnet50_profile(root=".", layer="layer2.3"):
@@ -136,16 +115,13 @@ def figure_1_3(root="."):
     size = rf.shape[1]
     fig = new_figure(height=2.55)
     left, middle, right = fig.subplots(1, 3, width_ratios=[1, 1, 1.15])
-    for ax, image, title in (
-        (left, np.where(rf, 1.0, np.nan), "receptive field"),
-        (middle, np.where(rf, erf / erf.max(), np.nan), "effective receptive field"),
-    ):
-        ax.imshow(image, cmap=CONTEXT_MAP, vmin=0, vmax=1 if ax is middle else 2.4)
+    maps = (left, 1.0, 2.4, "receptive field"), (middle, erf / erf.max(), 1, "effective receptive field")
+    for ax, image, most, title in maps:
+        ax.imshow(np.where(rf, image, np.nan), cmap=CONTEXT_MAP, vmin=0, vmax=most)
         ax.plot(centre[1], centre[0], "o", color=VERMILION, ms=3.5, mec="white", mew=0.4)
-        ticks = [0, size // 2, size - 1]
-        ax.set(title=title, xticks=ticks, yticks=ticks, xlabel="px")
-        ax.set_xticklabels([0, size // 2, size])
-        ax.set_yticklabels([0, size // 2, size])
+        ax.set(title=title, xlabel="px")
+        for ticks in (ax.set_xticks, ax.set_yticks):
+            ticks([0, size // 2, size - 1], [0, size // 2, size])
         ax.grid(False)
         ax.spines[:].set_visible(True)
     px = np.arange(size) - centre[1]
@@ -154,24 +130,11 @@ def figure_1_3(root="."):
     bell = np.exp(-((px - (marginal * px).sum()) ** 2) / (2 * spread**2)) / (spread * np.sqrt(2 * np.pi))
     reach = np.flatnonzero(rf.any(0)) - centre[1]
     right.axvspan(reach.min(), reach.max(), color=CONTEXT_MAP(0.0), lw=0, zorder=0)
-    right.text(
-        0,
-        0.985,
-        f"receptive field: {len(reach)} px",
-        ha="center",
-        va="top",
-        size=7.5,
-        color=GREY,
-        transform=right.get_xaxis_transform(),
-    )
+    note = {"ha": "center", "va": "top", "color": GREY, "size": 7.5, "transform": right.get_xaxis_transform()}
+    right.text(0, 0.985, f"receptive field: {len(reach)} px", **note)
     right.plot(px, marginal * 100, color=BLUE, label="ERF, summed over rows")
     right.plot(px, bell * 100, color=VERMILION, ls="--", lw=1.3, label=f"normal, σ = {spread:.1f} px")
-    right.set(
-        xlim=(-64, 64),
-        ylim=(0, 1.62 * max(marginal.max(), bell.max()) * 100),
-        xlabel="columns from the centre (px)",
-        ylabel="share of a column (%)",
-        xticks=[-60, -30, 0, 30, 60],
-    )
+    right.set(xlim=(-64, 64), ylim=(0, 1.62 * max(marginal.max(), bell.max()) * 100), xticks=[-60, -30, 0, 30, 60])
+    right.set(xlabel="columns from the centre (px)", ylabel="share of a column (%)")
     right.legend(loc="upper center", bbox_to_anchor=(0.5, 0.93), fontsize=7, handlelength=1.5)
     return fig

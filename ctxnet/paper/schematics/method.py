@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from ctxnet.blocks import InsertedDilatedConv, RandomDilatedConcat, SpatialPermutation
@@ -25,9 +26,6 @@ def sources(block, height, width, position):
     with torch.no_grad():
         seen = block(x)[:, :, position[0], position[1]].abs().sum(1) > 0
     return {divmod(int(p), width) for p in seen.nonzero()}
-
-
-# ---------------------------------------------------------------- 3.1
 
 
 def sparse_connections(k=3, height=4, width=6, start=None, layers=("layer1.0", "layer1.1")):
@@ -79,9 +77,6 @@ def figure_3_1(k=3, height=4, width=6):
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------- 3.2
-
-
 @figure(
     "3.2", networks="permutations of layer1.0, k = 2",
     caption="The slot of a bottleneck filled by two permuted copies, from a real block's indices on a 2×2 map. The "
@@ -98,32 +93,19 @@ def figure_3_2(channels=64):
     return Drawing("figure_3_2", channels=channels, copies=len(shown), **cells)
 
 
-# ---------------------------------------------------------------- 3.3 and 3.4
+_BEFORE = {"fill": False, "edgecolor": GREEN, "lw": 2}  # the window one step before
+_REACH = {"fill": False, "edgecolor": INK, "linestyle": "--"}
 
 
-def _taps(block, side, position):
-    """Positions that a convolution-like block reads for one output position of a side × side map."""
-    return sources(block, side, side, position)
-
-
-def _kernel_panel(ax, side, centre, taps, d, title, *, previous=None):
-    """A map with the ordinary 3×3 window, the read positions and the centre."""
+def _kernel_panel(ax, block, side, centre, d, title, *, previous=None):
+    """A side × side map with the ordinary 3×3 window, the centre and what a convolution-like block reads for it."""
+    taps = sources(block, side, side, centre)
     window = {(centre[0] + r, centre[1] + c): shade(ORANGE, 0.35) for r in (-1, 0, 1) for c in (-1, 0, 1)}
     grid(ax, side, side, fill=window)
-    reach = Rectangle(
-        (centre[1] - d - 0.5, centre[0] - d - 0.5),
-        2 * d + 1,
-        2 * d + 1,
-        fill=False,
-        edgecolor=INK,
-        linestyle="--",
-        lw=1,
-        zorder=3,
-        clip_on=False,
-    )
-    ax.add_patch(reach)
+    corner, width = (centre[1] - d - 0.5, centre[0] - d - 0.5), 2 * d + 1
+    ax.add_patch(Rectangle(corner, width, width, lw=1, zorder=3, clip_on=False, **_REACH))
     if previous is not None:
-        ax.add_patch(Rectangle((previous[1] - 1.5, previous[0] - 1.5), 3, 3, fill=False, edgecolor=GREEN, lw=2, zorder=4))
+        ax.add_patch(Rectangle((previous[1] - 1.5, previous[0] - 1.5), 3, 3, zorder=4, **_BEFORE))
     rows, columns = zip(*sorted(taps - {centre}), strict=True)
     ax.plot(columns, rows, "o", color=VERMILION, ms=6, mec="white", mew=0.6, zorder=5)
     ax.plot(centre[1], centre[0], "s", color=BLUE, ms=6, mec="white", mew=0.6, zorder=6)
@@ -131,20 +113,15 @@ def _kernel_panel(ax, side, centre, taps, d, title, *, previous=None):
 
 
 def _kernel_legend(fig, *, previous=False):
-    from matplotlib.lines import Line2D
-
     dot = {"linestyle": "none", "mec": "white", "ms": 7}
     handles = [
         Line2D([], [], marker="s", color=BLUE, label="centre", **dot),
         Line2D([], [], marker="o", color=VERMILION, label="other positions read", **dot),
         Rectangle((0, 0), 1, 1, facecolor=shade(ORANGE, 0.35), edgecolor="#C9CED6", label="ordinary 3×3 window"),
-        Rectangle((0, 0), 1, 1, fill=False, edgecolor=INK, linestyle="--", label="reach $[-d, d]^2$"),
-    ]
-    if previous:
-        handles.append(Rectangle((0, 0), 1, 1, fill=False, edgecolor=GREEN, lw=2, label="window one step before"))
-    fig.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2, handletextpad=0.4, fontsize=7.5
-    )
+        Rectangle((0, 0), 1, 1, label="reach $[-d, d]^2$", **_REACH),
+    ] + [Rectangle((0, 0), 1, 1, label="window one step before", **_BEFORE)] * previous
+    about = {"columnspacing": 1.2, "handletextpad": 0.4, "fontsize": 7.5}
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), **about)
 
 
 @figure(
@@ -159,7 +136,7 @@ def figure_3_3(dilations=(2, 3), side=11):
     for ax, d in zip(fig.subplots(1, len(dilations)), dilations, strict=True):
         conv = InsertedDilatedConv(1, d=d).conv
         torch.nn.init.ones_(conv.weight)
-        _kernel_panel(ax, side, centre, _taps(conv, side, centre), d, f"$d = {d}$")
+        _kernel_panel(ax, conv, side, centre, d, f"$d = {d}$")
     _kernel_legend(fig)
     return fig
 
@@ -176,10 +153,7 @@ def figure_3_4(k=8, d=4, side=13):
     fig = new_figure(height=3.4)
     row, column = side // 2, side // 2 - 1
     for step, ax in enumerate(fig.subplots(1, 2)):
-        centre = (row, column + step)
-        previous = (row, column) if step else None
-        _kernel_panel(
-            ax, side, centre, _taps(block, side, centre), d, f"position ({centre[0]}, {centre[1]})", previous=previous
-        )
+        centre, previous = (row, column + step), (row, column) if step else None
+        _kernel_panel(ax, block, side, centre, d, f"position {centre}", previous=previous)
     _kernel_legend(fig, previous=True)
     return fig

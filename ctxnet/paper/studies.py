@@ -1,0 +1,92 @@
+"""What the chapters on records of their own (6 to 9) have in common: plans, contrasts as lines, and words for both."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from ctxnet.models.variants import VARIANTS
+from ctxnet.paper import results, words
+from ctxnet.paper.contrasts import load_hypotheses, replicates_needed
+from ctxnet.training import load_params, rows_of
+
+CONTRAST_COLUMNS = ["contrast", "text", "kind", "cells", "estimate", "low", "high", "p", "p_holm", "margin", "n", "most",
+                    "planned", "verdict", "needed"]  # fmt: skip
+
+
+def planned(protocol, root=".", known=VARIANTS):
+    """(rows, seeds) that a protocol is to train: of the rows in ``params.yaml`` those among ``known``, in their order."""
+    settings = results.settings_of(protocol, root)
+    rows = rows_of(settings, load_params(Path(root) / "params.yaml"))
+    return [row for row in rows if row in known], settings.seeds
+
+
+def hypotheses(protocol, root="."):
+    """Those of a protocol, in the order in which they stand in ``hypotheses.yaml``."""
+    return [one for one in load_hypotheses(Path(root) / "hypotheses.yaml") if one.protocol == protocol]
+
+
+def in_order(lines, columns, rows):
+    """A DataFrame of lines in the order of ``rows``, then of the keys that follow ``row``, up to ``seed``."""
+    keys = columns[: columns.index("seed") + 1]
+    by = {row: number for number, row in enumerate(rows)}
+    return pd.DataFrame(lines, columns=columns).sort_values(
+        keys, key=lambda column: column.map(by) if column.name == "row" else column, ignore_index=True
+    )
+
+
+def contrast_line(one, p_holm, tests, formula):
+    """A tested hypothesis as a dict of :data:`CONTRAST_COLUMNS`; NaN where it is not tested or has none.
+
+    Args:
+        one, p_holm: as :func:`ctxnet.paper.contrasts.family` gives them; ``tests``: how many it gave.
+        formula: {row: weight} to text, for ``cells``.
+
+    ``n`` and ``most`` are the replicates of the cell with the fewest and with the most; ``needed`` is known for what is not
+    shown (:func:`ctxnet.paper.contrasts.replicates_needed`).
+    """
+    about, verdict = one.hypothesis, one.verdict(p_holm)
+    line = {"contrast": about.name, "text": about.text, "kind": about.kind, "cells": formula(about.cells)}
+    line |= {key: getattr(one, key) for key in ("estimate", "low", "high", "p")} | {"p_holm": p_holm}
+    line |= {"margin": about.margin or math.nan, "n": min(one.counts.values()), "most": max(one.counts.values())}
+    line |= {"planned": about.replicates, "verdict": verdict}
+    return line | {"needed": replicates_needed(one, tests) if verdict == "not shown" else math.nan}
+
+
+# ---- in words ---------------------------------------------------------------------------------------------------------
+
+
+def progress(who, done, rows, seeds, command, *, times=1, after=""):
+    """How many of the planned runs of ``who`` are there, and how to make the others: one paragraph of Markdown.
+
+    Args:
+        rows, seeds: those planned, in each of ``times`` protocols.
+        after: more to say of what is missing.
+    """
+    every = len(rows) * len(seeds) * times
+    text = f"{who}: {done} of {every} runs are there ({len(rows)} rows, {len(seeds)} seeds)."
+    return text + (f" Make the others with `{command}`, which takes up where it stopped{after}." if done < every else "")
+
+
+def named(line):
+    """Name of a contrast, what it claims and its cells, as a cell of a table."""
+    name = words.plain(line["contrast"].replace("_", " "))
+    return f"**{name}**: {words.plain(line['text'])}<br><small>`{line['cells']}`</small>"
+
+
+def margin(line):
+    return "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
+
+
+def verdict(line, of, where=""):
+    """A verdict with what is missing.
+
+    Args:
+        of: what has replicates, "cell" or "row"; ``where``: more about an open one.
+    """
+    text = f"**{line['verdict'].partition(':')[0]}**"
+    if line["verdict"].startswith("open"):
+        return f"{text}: {line['n']} of {line['planned']} replicates{where}"
+    if line["verdict"] == "not shown":
+        return f"{text}; it would take {words.how_many(line['needed'])} replicates of each {of}"
+    return text
