@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from rewriting import rewrite
 from test_report import fabricate
 
-from ctxnet.paper import figures, words
+from ctxnet.paper import few, figures, words
 from ctxnet.paper.book import build_site, chapters, made, pdf, reference, search
 from ctxnet.paper.figures.atlas import draw_network
 from ctxnet.pipeline.notebook import write_executed
@@ -145,6 +145,13 @@ def test_stages_are_those_of_the_pipeline():
     assert {"data", "train", "measure", "lattice", "atlas", "report"} <= set(found)
     assert found["train"]["outs"] == ["results/<protocol>/runs/<variant>"]
     assert "${" not in str(found) and found["measure"]["about"].startswith("the full-size networks")
+
+
+def test_a_table_names_each_protocol_that_it_rests_on_and_their_data_once():
+    lines = made.Origins("small", ROOT, here=None).links((), notebook="", rests_on=few.table(ROOT).rests_on)
+    commands = [text for what, text, _ in lines if what == "command"]
+    assert commands == [f"python -m ctxnet campaign --protocol {name}" for name in ("few", "few_smoothed", "few_depth")]
+    assert [text for what, text, _ in lines if what == "data"] == ["probe images"]
 
 
 def test_runs_are_counted_by_commit():
