@@ -234,6 +234,13 @@ def search_table(root="."):
     return words.Table(["rate", *map(label, names)], lines, range(1 + len(names)), "9.1", caption)
 
 
+def _verdict(line):
+    """The verdict of a contrast; of an open one, the row that it waits for."""
+    kind, _, waits = line["verdict"].partition(": ")
+    row, _, rest = waits.partition(" ")
+    return f"**{kind}**: `{row}` {words.plain(rest)}" if row else f"**{words.plain(kind)}**"
+
+
 def contrast_table(root="."):
     """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
     header = ["contrast", "estimate", "95 % interval", "p", "margin", "n", "verdict"]
@@ -244,7 +251,7 @@ def contrast_table(root="."):
         between = "–" if words.unknown(line["low"]) else words.minus(f"{line['low']:+.2f} to {line['high']:+.2f}")
         margin = "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
         lines.append([what, words.or_dash(line["estimate"], "+.2f"), between, words.p_text(line["p_holm"]), margin,
-                      f"{line['n']} of {line['planned']}", words.plain(line["verdict"])])  # fmt: skip
+                      f"{line['n']} of {line['planned']}", _verdict(line)])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of mean IoU on the test frames: estimate, "
         "95 % interval over seeds and blocks of time, p after Holm's correction for all of them. A contrast is open until "

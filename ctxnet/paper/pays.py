@@ -269,7 +269,7 @@ def row_table(root="."):
     header += [key.replace("_", "-") for key in SHARES]
     lines, frame = [], rows(root)
     about = {name: (size(name, root), len(planned(name, root)[1])) for name in PROTOCOLS}
-    for line in frame.to_dict("records"):
+    for line in frame[frame["n"] > 0].to_dict("records"):
         where, seeds = about[line["protocol"]]
         between = "–" if words.unknown(line["low"]) else f"{line['low']:.1f}–{line['high']:.1f}"
         between += f" {words.IMAGES_ONLY}" if line["interval_over"] == "images" else ""
@@ -283,7 +283,10 @@ def row_table(root="."):
     )
     if (frame["interval_over"] == "images").any():
         caption += f" {words.ONE_SEED}"
-    return words.Table(header, lines, range(2, len(header)), "8.3", caption, rests_on=PROTOCOLS, file=FILES["rows"])
+    missing = frame.loc[frame["n"] == 0, "protocol"].unique()
+    make = "`, `".join(map(command, missing))
+    after = words.without_runs(len(frame) - len(lines), len(frame), make)
+    return words.Table(header, lines, range(2, len(header)), "8.3", caption, after, rests_on=PROTOCOLS, file=FILES["rows"])
 
 
 def answer(root="."):

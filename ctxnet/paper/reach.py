@@ -237,9 +237,20 @@ def status(task, root="."):
     every = len(rows) * len(seeds) * len(TASKS[task])
     first, last = (TASKS[task][dose] for dose in (min(TASKS[task]), max(TASKS[task])))
     text = f"Protocols `{first}` … `{last}`: {done} of {every} runs are there ({len(rows)} rows, {len(seeds)} seeds)."
+    if 0 < done < every:
+        text += f" {_where(task, root)}"
     if done < every:
         text += f" Make the others with `{COMMANDS[task]}`, which takes up where it stopped; what needs them is open."
     return text
+
+
+def _where(task, root):
+    """Doses that have runs, with their number, and those that have none: a sentence."""
+    counts, unit = runs(task, root)["dose"].value_counts(), "px" if task == "probe" else "dashes"
+    there = [f"{counts[dose]} at {dose} {unit}" for dose in TASKS[task] if dose in counts]
+    missing = [str(dose) for dose in TASKS[task] if dose not in counts]
+    none = f"; none at {', '.join(missing)} {unit}" if missing else ""
+    return f"There are {', '.join(there)}{none}."
 
 
 def accuracy_table(task, root="."):
@@ -250,7 +261,8 @@ def accuracy_table(task, root="."):
     for row in rows:
         mine = frame[frame["row"] == row].to_dict("records")
         runs_of = sum(line["n"] for line in mine)
-        lines.append([VARIANTS[row].label, f"{runs_of} of {len(seeds) * len(mine)}", *map(_accuracy, mine)])
+        if runs_of:
+            lines.append([VARIANTS[row].label, f"{runs_of} of {len(seeds) * len(mine)}", *map(_accuracy, mine)])
     said = {"probe": "Top-1 in percent on the probe set by distance of the marks, ten classes",
             "pathfinder": "Top-1 in percent on Pathfinder by number of dashes, two classes"}[task]  # fmt: skip
     caption = (
@@ -260,9 +272,10 @@ def accuracy_table(task, root="."):
     if (frame["interval_over"] == "images").any():
         caption += f" {words.ONE_SEED}"
     header = ["row", "n", *(f"{dose} {unit}" for dose in TASKS[task])]
+    after = words.without_runs(len(rows) - len(lines), len(rows), COMMANDS[task])
     number, file = ("7.2", "reach") if task == "probe" else ("7.4", "pathfinder")
     rests_on = ("reach",) if task == "probe" else ("pathfinder",)
-    return words.Table(header, lines, range(1, len(header)), number, caption, rests_on=rests_on, file=FILES[file])
+    return words.Table(header, lines, range(1, len(header)), number, caption, after, rests_on=rests_on, file=FILES[file])
 
 
 def _accuracy(line):
