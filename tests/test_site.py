@@ -140,6 +140,11 @@ def test_figures_and_tables_name_notebook_stage_commit_and_data(site):
     assert manifest in origins
 
 
+def test_what_belongs_together_stays_on_one_line():
+    page = chapters.markdown("of 95 % or `5 %`\n\n| a | n |\n|:--|--:|\n| x | 1 of 12 |\n| y | 73.0–78.4 † |")
+    assert all(text in page for text in ("95\u00a0%", "<code>5 %</code>", "1\u00a0of\u00a012", "78.4\u00a0†"))
+
+
 def test_stages_are_those_of_the_pipeline():
     found = {stage["name"]: stage for stage in made.stages(ROOT)}
     assert {"data", "train", "measure", "lattice", "atlas", "report"} <= set(found)

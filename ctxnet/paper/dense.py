@@ -263,9 +263,9 @@ def contrast_table(root="."):
 def row_table(root="."):
     """:func:`rows` as a :class:`ctxnet.paper.words.Table`."""
     header = ["network", "n", "mean IoU %", "95 % interval", "s.d.", "pixel accuracy %", "params M", "minutes"]
-    lines = []
+    lines, frame = [], rows(root)
     seeds = len(planned(root)[1])
-    for line in rows(root).to_dict("records"):
+    for line in frame[frame["n"] > 0].to_dict("records"):
         between = "–" if words.unknown(line["low"]) else f"{line['low']:.1f}–{line['high']:.1f}"
         between += " †" if line["interval_over"] == "frames" else ""
         numbers = [("mean_iou", ".1f"), ("sd", ".2f"), ("pixel_accuracy", ".1f"), ("minutes", ".1f")]
@@ -275,10 +275,11 @@ def row_table(root="."):
                       shown["pixel_accuracy"], million, shown["minutes"]])  # fmt: skip
     caption = (
         "Every row on the 233 test frames. Mean IoU over the eleven classes, void left out; s.d. over seeds; parameters "
-        "without classifier; minutes of training, which depend on what else the machine does. A dash: not run. †: one seed, "
-        "over frames alone."
+        "without classifier; minutes of training, which depend on what else the machine does. †: one seed, over frames "
+        "alone."
     )
-    return words.Table(header, lines, range(1, len(header)), "9.3", caption, rests_on=(PROTOCOL,), file=FILES["rows"])
+    after = words.without_runs(len(frame) - len(lines), len(frame), COMMAND)
+    return words.Table(header, lines, range(1, len(header)), "9.3", caption, after, rests_on=(PROTOCOL,), file=FILES["rows"])
 
 
 def class_table(root="."):
