@@ -10,8 +10,7 @@ EXTRAS = {
     "plot": ("matplotlib",),
     "timm": ("timm", "torchvision"),
     "train": ("PIL", "fastai", "filelock", "tqdm", "yaml"),
-    "paper": ("IPython", "ipywidgets", "jinja2", "latex2mathml", "nbclient", "nbconvert", "nbformat", "pandas",
-              "papermill", "scipy"),
+    "paper": ("IPython", "jinja2", "latex2mathml", "nbclient", "nbconvert", "nbformat", "pandas", "papermill", "scipy"),
     "scale": ("grpc", "ray"),
 }  # fmt: skip
 

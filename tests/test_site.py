@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from rewriting import rewrite
 from test_report import fabricate
 
-from ctxnet.paper import figures, words
+from ctxnet.paper import few, figures, words
 from ctxnet.paper.book import build_site, chapters, made, pdf, reference, search
 from ctxnet.paper.figures.atlas import draw_network
 from ctxnet.pipeline.notebook import write_executed
@@ -140,11 +140,23 @@ def test_figures_and_tables_name_notebook_stage_commit_and_data(site):
     assert manifest in origins
 
 
+def test_what_belongs_together_stays_on_one_line():
+    page = chapters.markdown("of 95 % or `5 %`\n\n| a | n |\n|:--|--:|\n| x | 1 of 12 |\n| y | 73.0–78.4 † |")
+    assert all(text in page for text in ("95\u00a0%", "<code>5 %</code>", "1\u00a0of\u00a012", "78.4\u00a0†"))
+
+
 def test_stages_are_those_of_the_pipeline():
     found = {stage["name"]: stage for stage in made.stages(ROOT)}
     assert {"data", "train", "measure", "lattice", "atlas", "report"} <= set(found)
     assert found["train"]["outs"] == ["results/<protocol>/runs/<variant>"]
     assert "${" not in str(found) and found["measure"]["about"].startswith("the full-size networks")
+
+
+def test_a_table_names_each_protocol_that_it_rests_on_and_their_data_once():
+    lines = made.Origins("small", ROOT, here=None).links((), notebook="", rests_on=few.table(ROOT).rests_on)
+    commands = [text for what, text, _ in lines if what == "command"]
+    assert commands == [f"python -m ctxnet campaign --protocol {name}" for name in ("few", "few_smoothed", "few_depth")]
+    assert [text for what, text, _ in lines if what == "data"] == ["probe images"]
 
 
 def test_runs_are_counted_by_commit():

@@ -216,6 +216,13 @@ def search_table(root="."):
     return words.Table(["rate", *map(label, names)], lines, range(1 + len(names)), "9.1", caption)
 
 
+def _verdict(line):
+    """The verdict of a contrast; of an open one, the row that it waits for."""
+    kind, _, waits = line["verdict"].partition(": ")
+    row, _, rest = waits.partition(" ")
+    return f"**{kind}**: `{row}` {words.plain(rest)}" if row else f"**{words.plain(kind)}**"
+
+
 def contrast_table(root="."):
     """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
     header = ["contrast", "estimate", "95 % interval", "p", "margin", "n", "verdict"]
@@ -223,8 +230,7 @@ def contrast_table(root="."):
     for line in frame.to_dict("records"):
         lines.append([
             studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
-            words.p_text(line["p_holm"]), studies.margin(line), f"{line['n']} of {line['planned']}",
-            words.plain(line["verdict"]),
+            words.p_text(line["p_holm"]), studies.margin(line), f"{line['n']} of {line['planned']}", _verdict(line),
         ])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of mean IoU on the test frames: estimate, "
@@ -234,26 +240,27 @@ def contrast_table(root="."):
     return _table("9.2", "contrasts", header, lines, caption, range(1, 6))
 
 
-def _table(number, name, header, lines, caption, numbers=None):
+def _table(number, name, header, lines, caption, numbers=None, after=""):
     numbers = numbers or range(1, len(header))
-    return words.Table(header, lines, numbers, number, caption, rests_on=(PROTOCOL,), file=FILES[name])
+    return words.Table(header, lines, numbers, number, caption, after, rests_on=(PROTOCOL,), file=FILES[name])
 
 
 def row_table(root="."):
     """:func:`rows` as a :class:`ctxnet.paper.words.Table`."""
     header = ["network", "n", "mean IoU %", "95 % interval", "s.d.", "pixel accuracy %", "params M", "minutes"]
-    lines = []
+    lines, frame = [], rows(root)
     seeds = len(planned(root)[1])
     numbers = [("sd", 1, ".2f"), ("pixel_accuracy", 1, ".1f"), ("parameters", 1e6, ".2f"), ("minutes", 1, ".1f")]
-    for line in rows(root).to_dict("records"):
+    for line in frame[frame["n"] > 0].to_dict("records"):
         first = [line["network"], f"{line['n']} of {seeds}", words.or_dash(line["mean_iou"], ".1f"), words.interval(line)]
         lines.append([*first, *(words.or_dash(line[key] / unit, form) for key, unit, form in numbers)])
     caption = (
         "Every row on the 233 test frames. Mean IoU over the eleven classes, void left out; s.d. over seeds; parameters "
-        "without classifier; minutes of training, which depend on what else the machine does. A dash: not run. †: one seed, "
-        "over frames alone."
+        "without classifier; minutes of training, which depend on what else the machine does. †: one seed, over frames "
+        "alone."
     )
-    return _table("9.3", "rows", header, lines, caption)
+    after = words.without_runs(len(frame) - len(lines), len(frame), COMMAND)
+    return _table("9.3", "rows", header, lines, caption, after=after)
 
 
 def class_table(root="."):

@@ -47,4 +47,4 @@ def table(root="."):
             cells[3:] = [f"{words.points(test.difference, '+.1f')} ({interval})", words.p_text(p)]
         lines.append([label, *cells])
     header = ["in training", "seeds", "right %", "s.d.", "difference (95 %)", "p, Holm"]
-    return words.Table(header, lines, range(1, len(header)), rests_on=("few",))
+    return words.Table(header, lines, range(1, len(header)), rests_on=tuple(PROTOCOLS))

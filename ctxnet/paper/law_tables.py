@@ -8,9 +8,12 @@ from ctxnet.paper.figures.law import ACCURACIES, COMMAND, label
 from ctxnet.paper.words import Table, minus, or_dash, plain
 
 _KINDS = {
-    "waiting": "not measured yet", "measures": "refused by the measures, which say why",
-    "memory": "in need of too much memory", "time": "too slow", "died": "without an answer, for their process died",
-}  # fmt: skip
+    "waiting": "wait for their turn",
+    "measures": "were refused by the measures, which say why",
+    "memory": "need too much memory",
+    "time": "are too slow",
+    "died": "gave no answer, for their process died",
+}
 
 
 def status(root="."):
@@ -25,12 +28,13 @@ def status(root="."):
     bound = sum(not row["exact"] for row in done.values())
     seconds = sum(row["made"]["seconds"] for row in done.values())
     text = f"**{len(done)} of {within}** architectures of timm within the limit of parameters are measured"
-    text += f" ({len(done) / within:.1%})." if within else "."
-    text += f" {kinds['large']} are larger." if kinds["large"] else ""
+    text += f" ({100 * len(done) / within:.1f} %)" if within else ""
+    text += f"; {kinds['large']} are larger." if kinds["large"] else "."
     rest = Counter()
     for kind in kinds.keys() - {"large"}:
-        rest[_KINDS.get(kind, "refused by the network itself or a library")] += kinds[kind]
-    text += "".join(f" {count} {reason}." for reason, count in sorted(rest.items()))
+        rest[_KINDS.get(kind, "were refused by the network itself or a library")] += kinds[kind]
+    reasons = [f"{count} {reason}" for reason, count in sorted(rest.items())]
+    text += f" Of the others {'; '.join(reasons)}." if reasons else ""
     text += f" {probes:,} probes of the networks themselves found "
     named = f"the receptive field wrong in {len(wrong)}: {', '.join(map(plain, wrong))}."
     text += named if wrong else "no receptive field wrong."
@@ -75,9 +79,14 @@ def effects(root="."):
                 _interval(found.partial, found.partial_low, found.partial_high, ".2f"),
                 f"**{found.verdict}**" if name == "kept back" else "",
             ])  # fmt: skip
-    header = ["hypothesis", "families", "n", "of", "effect, points", "within families", "rank correlation",
+    header = ["hypothesis", "part", "networks", "families", "effect, points", "within families", "rank correlation",
               "the same, partial", "verdict"]  # fmt: skip
     caption = "Effects in points of top-1 at 80 %, rank correlations, with 95 % intervals of a bootstrap over families."
+    if any("(–" in cell for line in rows for cell in line):
+        caption += (
+            " A dash for an interval: more than one in twenty of the bootstrap's samples say nothing, because the property "
+            "does not vary in the families they drew."
+        )
     return Table(header, rows, numbers=range(2, 8), number="10.1", caption=caption, rests_on=("timm",))
 
 

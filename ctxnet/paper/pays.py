@@ -230,7 +230,7 @@ def row_table(root="."):
     header += [key.replace("_", "-") for key in SHARES]
     lines, frame = [], rows(root)
     about = {name: (size(name, root), len(planned(name, root)[1])) for name in PROTOCOLS}
-    for line in frame.to_dict("records"):
+    for line in frame[frame["n"] > 0].to_dict("records"):
         where, seeds = about[line["protocol"]]
         numbers = [words.or_dash(line[key], form) for key, form in (("sd", ".2f"), ("train_loss", ".3f"))]
         first = [line["architecture"], where, f"{line['n']} of {seeds}"]
@@ -240,8 +240,10 @@ def row_table(root="."):
         "Every row at both sizes; exploratory, and sizes are not compared with each other. Intervals cover replicates and "
         "images; s.d. over replicates; training loss of the last epoch; costs against plain ResNet-50."
     )
+    make = "`, `".join(map(results.make_command, frame.loc[frame["n"] == 0, "protocol"].unique()))
     numbers, caption = range(2, len(header)), caption + words.one_seed(frame)
-    return words.Table(header, lines, numbers, "8.3", caption, rests_on=PROTOCOLS, file=FILES["rows"])
+    after = words.without_runs(len(frame) - len(lines), len(frame), make)
+    return words.Table(header, lines, numbers, "8.3", caption, after, rests_on=PROTOCOLS, file=FILES["rows"])
 
 
 def answer(root="."):

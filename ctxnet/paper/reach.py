@@ -227,10 +227,20 @@ def _correlation(of, members, without_dose, draws):
 def status(task, root="."):
     """How many of the planned runs of a task are there, and how to make the others: one paragraph of Markdown."""
     first, last = (TASKS[task][dose] for dose in (min(TASKS[task]), max(TASKS[task])))
+    done = len(runs(task, root))
     return studies.progress(
-        f"Protocols `{first}` … `{last}`", len(runs(task, root)), *planned(task, root), COMMANDS[task],
-        times=len(TASKS[task]), after="; what needs them is open",
+        f"Protocols `{first}` … `{last}`", done, *planned(task, root), COMMANDS[task], times=len(TASKS[task]),
+        where=_where(task, root) if done else "", after="; what needs them is open",
     )  # fmt: skip
+
+
+def _where(task, root):
+    """Doses that have runs, with their number, and those that have none: a sentence."""
+    counts, unit = runs(task, root)["dose"].value_counts(), "px" if task == "probe" else "dashes"
+    there = [f"{counts[dose]} at {dose} {unit}" for dose in TASKS[task] if dose in counts]
+    missing = [str(dose) for dose in TASKS[task] if dose not in counts]
+    none = f"; none at {', '.join(missing)} {unit}" if missing else ""
+    return f"There are {', '.join(there)}{none}."
 
 
 def accuracy_table(task, root="."):
@@ -241,7 +251,8 @@ def accuracy_table(task, root="."):
     for row in rows:
         mine = frame[frame["row"] == row].to_dict("records")
         runs_of = sum(line["n"] for line in mine)
-        lines.append([VARIANTS[row].label, f"{runs_of} of {len(seeds) * len(mine)}", *map(_accuracy, mine)])
+        if runs_of:
+            lines.append([VARIANTS[row].label, f"{runs_of} of {len(seeds) * len(mine)}", *map(_accuracy, mine)])
     said = {"probe": "Top-1 in percent on the probe set by distance of the marks, ten classes",
             "pathfinder": "Top-1 in percent on Pathfinder by number of dashes, two classes"}[task]  # fmt: skip
     caption = (
@@ -250,8 +261,9 @@ def accuracy_table(task, root="."):
         f"{words.one_seed(frame)}"
     )
     header = ["row", "n", *(f"{dose} {unit}" for dose in TASKS[task])]
+    after = words.without_runs(len(rows) - len(lines), len(rows), COMMANDS[task])
     number, name = ("7.2", "reach") if task == "probe" else ("7.4", "pathfinder")
-    return words.Table(header, lines, range(1, len(header)), number, caption, rests_on=(name,), file=FILES[name])
+    return words.Table(header, lines, range(1, len(header)), number, caption, after, rests_on=(name,), file=FILES[name])
 
 
 def _accuracy(line):

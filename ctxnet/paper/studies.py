@@ -56,16 +56,19 @@ def contrast_line(one, p_holm, tests, formula):
 # ---- in words ---------------------------------------------------------------------------------------------------------
 
 
-def progress(who, done, rows, seeds, command, *, times=1, after=""):
+def progress(who, done, rows, seeds, command, *, times=1, where="", after=""):
     """How many of the planned runs of ``who`` are there, and how to make the others: one paragraph of Markdown.
 
     Args:
         rows, seeds: those planned, in each of ``times`` protocols.
-        after: more to say of what is missing.
+        where: a sentence on which of them are there; after: more to say of what is missing.
     """
     every = len(rows) * len(seeds) * times
     text = f"{who}: {done} of {every} runs are there ({len(rows)} rows, {len(seeds)} seeds)."
-    return text + (f" Make the others with `{command}`, which takes up where it stopped{after}." if done < every else "")
+    if done == every:
+        return text
+    text += f" {where}" if where else ""
+    return text + f" Make the others with `{command}`, which takes up where it stopped{after}."
 
 
 def named(line):

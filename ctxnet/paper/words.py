@@ -72,6 +72,19 @@ def plain(text):
     return re.sub(r"([|`*_\[\]\\$])", r"\\\1", escaped)
 
 
+def without_runs(missing, every, command):
+    """A sentence below a table that leaves out the rows without a run; "" if there are none.
+
+    Args:
+        missing, every: how many rows are left out, of how many.
+        command: what makes their runs.
+    """
+    if not missing:
+        return ""
+    which = "No row has a run yet" if missing == every else f"{missing} of {every} rows have no run yet and are left out"
+    return f"{which}; make them with `{command}`."
+
+
 def unknown(value):
     """Whether a cell is NaN, that is: there is no such number."""
     return isinstance(value, float) and math.isnan(value)

@@ -23,6 +23,9 @@ LONG = 38  # characters from which a cell of a table is prose and not a number o
 class _Renderer(IPythonRenderer):
     """Markdown with formulas as MathML, which browsers draw and screen readers read without a script."""
 
+    def text(self, text):
+        return re.sub(r"(?<=\d) (?=%)", "\u00a0", super().text(text))  # no line begins with a percent sign
+
     def inline_math(self, body):
         return convert(body.strip(), display="inline")
 
@@ -135,9 +138,11 @@ def _class(kinds):
 
 
 def _cell(found):
-    """A cell of a table, marked if it is prose and may be broken."""
-    longest = max(len(re.sub(r"<math.*?</math>", "formula", line)) for line in re.split("<br ?/?>|<small>", found[2]))
-    return f'<td class="long">{found[2]}</td>' if longest > LONG and "right" not in (found[1] or "") else found[0]
+    """A cell of a table, marked if it is prose and may be broken; "1 of 12" and the sign behind an interval stay whole."""
+    inner = re.sub(r"(?<=\d) (of) (?=\d)", "\u00a0\\1\u00a0", found[2]).replace(" †", "\u00a0†").replace(" ‡", "\u00a0‡")
+    longest = max(len(re.sub(r"<math.*?</math>", "formula", line)) for line in re.split("<br ?/?>|<small>", inner))
+    prose = longest > LONG and "right" not in (found[1] or "")
+    return f'<td class="long">{inner}</td>' if prose else f"<td{found[1] or ''}>{inner}</td>"
 
 
 def _output(output):

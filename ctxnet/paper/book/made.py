@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctxnet import provenance
 from ctxnet.files import read_sealed
-from ctxnet.paper import reach, words
+from ctxnet.paper import few, reach, words
 from ctxnet.paper.figures import law
 from ctxnet.paper.results import load_provenance, load_records, make_command
 from ctxnet.records import read_provenance, read_table
@@ -23,11 +23,11 @@ RECORDS = {
     "context": ("", "", "results/context/runs/*/seed*/provenance.json", ""),
     "dense": ("", "", "results/dense/runs/*/seed*/provenance.json", ""),
     "timm": ("", "networks of timm", "results/timm/networks.jsonl", "probe-images"),
-    "reach": ("", "", "results/probe_d*/runs/*/seed*/provenance.json", ""),
+    "reach": ("", "", "results/probe_d*/runs/*/seed*/provenance.json", "probe-images"),
     "pathfinder": ("", "", "results/pathfinder_*/runs/*/seed*/provenance.json", ""),
     "pays": ("", "", "results/pays/runs/*/seed*/provenance.json", ""),
     "pays128": ("", "", "results/pays128/runs/*/seed*/provenance.json", ""),
-    "few": ("", "", "results/few*/runs/*/seed*/provenance.json", ""),
+    **{name: ("", "", f"results/{name}/runs/*/seed*/provenance.json", "probe-images") for name in few.PROTOCOLS},
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
 # How those are made that are no protocol, or several; any other name is a protocol.
@@ -156,7 +156,8 @@ class Origins:
             for commit in sorted(self._resting[name]):
                 lines.append(("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}"))
             names = [data] if data else self._data[name]
-            lines += [("data", text.replace("-", " ") if data else text, f"{up}{PAGE}#data-{text}") for text in names]
+            under = [("data", text.replace("-", " ") if data else text, f"{up}{PAGE}#data-{text}") for text in names]
+            lines += [line for line in under if line not in lines]  # several records of the same images name them once
         if not variants and not rests_on:
             lines.append(("commit", f"{short(self.here)} (this site)", f"{up}{PAGE}#this"))
             lines.append(("data", "none: drawn from the networks themselves", f"{up}{PAGE}#data"))

@@ -43,7 +43,7 @@ def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
             try:
                 fig = draw(*args, **kwargs)
             except MissingRecord as missing:
-                fig = new_figure(height=2.0)
+                fig = new_figure(height=0.8)
                 missing_panel(fig.subplots(), missing.command)
             given = inspect.signature(draw).bind(*args, **kwargs)
             given.apply_defaults()

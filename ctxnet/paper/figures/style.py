@@ -108,9 +108,10 @@ def new_figure(width=TEXT_WIDTH, height=3.0, **kwargs):
 
 
 def missing_panel(ax, command, what="No record yet."):
-    """Fill ``ax`` with the command that makes what should be drawn here; returns ``ax``."""
+    """Fill ``ax`` with the command that makes what should be drawn here, and without axes; returns ``ax``."""
     ax.set(xticks=[], yticks=[], facecolor="#FAFBFC")
     ax.grid(False)
+    ax.spines[:].set_visible(False)
     ax.text(0.5, 0.56, what, ha="center", va="bottom", transform=ax.transAxes, color=GREY)
     ax.text(0.5, 0.5, command, ha="center", va="top", transform=ax.transAxes, family="monospace", size=7.5)
     return ax
