@@ -165,6 +165,22 @@ def test_how_far_a_row_looks_is_the_largest_distance_by_its_interval(project):
     assert "5 fall short of the promise" in text and "ResNet-50 (1 of 3)" in text
 
 
+def test_the_story_is_the_span_of_each_kind_over_common_distances(project, tmp_path):
+    assert reach.story(project) == "Not every row has been run at one distance yet."
+    few = settings(tmp_path)
+    rows = [row for some in reach.STORY.values() for row in some]
+    for number, row in enumerate(rows):
+        run(few, "probe_d8", row, 0, 0.5 + number / 100, 64, [0.9])
+        run(few, "probe_d4", row, 0, 0.4, 64, [0.9])
+    run(few, "probe_d30", rows[0], 0, 0.1, 64, [0.9])  # at this distance one row alone
+    told = reach.story(few).splitlines()
+    assert told[0].endswith("of all 3×3 convolutions: 40.0–53.0 %.")
+    assert told[3] == "- ResNet-50 with its 3×3 convolutions: 40.0–60.0 %."
+    assert told[-1] == (
+        "Lowest and highest top-1 over distances of 4, 8 px; 10 % is chance. Seeds of each row: 1; exploratory."
+    )
+
+
 def test_predictors_are_correlated_over_rows(project, tmp_path):
     told = reach.predictions(project, draws=100).set_index("predictor")
     assert (told["rows"] == 6).all() and (told["runs"] == 33).all()

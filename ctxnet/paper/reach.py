@@ -36,6 +36,12 @@ GROUPS = {  # panels of figures, and the order of tables
     "starved, one offset": tuple(f"starved_shift{reach}" for reach in ("1", "2", "4", "map")),
     "starved, permuted": tuple(f"starved_permute{reach}" for reach in ("1", "2", "4", "map")),
 }
+STORY = {  # what README tells, and of which rows
+    "One offset per block, the same at every place, in place of all 3×3 convolutions": GROUPS["starved, one offset"],
+    "Another offset at every place (a permutation per block) in their place": GROUPS["starved, permuted"],
+    "Nothing in their place": ("starved_resnet50", "starved_identity"),
+    "ResNet-50 with its 3×3 convolutions": ("resnet50",),
+}
 HALF = 0.5  # "in most images"
 TWICE = 2  # times chance: a run has begun to answer; far above the scatter of 1,000 images
 COLUMNS = ["row", "dose", "seed", "top1", "images", "distance", "side", "promised", "pairs", "mass"]
@@ -313,6 +319,28 @@ def summary(root="."):
     if short:
         lines.append(f"- {len(short)} fall short of the promise, at so many of these distances: {', '.join(short)}.")
     return "\n".join(lines)
+
+
+def story(root="."):
+    """Lowest and highest accuracy on the probe set of the rows of :data:`STORY`, as a Markdown list; exploratory.
+
+    Over the doses that all of them were run at.
+    """
+    rows = [row for some in STORY.values() for row in some]
+    table = cells("probe", root)
+    table = table[(table["n"] > 0) & table["row"].isin(rows)]
+    doses = [dose for dose, mine in table.groupby("dose") if len(mine) == len(rows)]
+    if not doses:
+        return "Not every row has been run at one distance yet."
+    table, lines = table[table["dose"].isin(doses)], []
+    for text, some in STORY.items():
+        accuracy = table.loc[table["row"].isin(some), "top1"]
+        ends = dict.fromkeys(f"{end:.1f}" for end in (accuracy.min(), accuracy.max()))
+        lines.append(f"- {text}: {'–'.join(ends)} %.")
+    seeds = "–".join(dict.fromkeys(str(n) for n in (table["n"].min(), table["n"].max())))
+    said = f"Lowest and highest top-1 over distances of {', '.join(map(str, doses))} px"
+    said += f"; {100 * CHANCE['probe']:.0f} % is chance. Seeds of each row: {seeds}; exploratory."
+    return "\n".join([*lines, "", said])
 
 
 def prediction_table(root="."):

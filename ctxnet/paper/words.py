@@ -375,9 +375,16 @@ def _size(protocol, root):
     return f"{settings.image_size} px with {settings.width} of 64 first-stage channels for {settings.epochs} epochs"
 
 
+def _story(name, root):
+    from ctxnet.paper import coherence, reach
+
+    told = {"context": coherence.story, "probe": reach.story}
+    return f"\n\n{told[require_known('story', name, told)](root)}\n\n"
+
+
 # What :func:`write_overview` can say within a text: ``(protocol, root)`` to Markdown.
 SAID = {
-    "minutes": _minutes, "claims": _claims, "seeds": _seeds, "size": _size,
+    "minutes": _minutes, "claims": _claims, "seeds": _seeds, "size": _size, "story": _story,
     "millions": lambda row, root: f"{results.parameters_million(row):.1f} M",
     "networks": lambda folder, root: str(len(list(Path(root).glob(f"results/{folder}/*/record.json")))),
 }  # fmt: skip
