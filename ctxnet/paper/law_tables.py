@@ -2,7 +2,9 @@
 
 from collections import Counter
 
-from ctxnet.atlas.accuracies import ADDRESS, read_accuracies
+import numpy as np
+
+from ctxnet.atlas.accuracies import ADDRESS, TRAININGS, read_accuracies
 from ctxnet.paper import law
 from ctxnet.paper.figures.law import ACCURACIES, COMMAND, label
 from ctxnet.paper.words import Table, minus, or_dash, plain
@@ -32,7 +34,7 @@ def status(root="."):
     text += f"; {kinds['large']} are larger." if kinds["large"] else "."
     rest = Counter()
     for kind in kinds.keys() - {"large"}:
-        rest[_KINDS.get(kind, "were refused by the network itself or a library")] += kinds[kind]
+        rest[_KINDS.get(kind, "failed in the network itself or in a library")] += kinds[kind]
     reasons = [f"{count} {reason}" for reason, count in sorted(rest.items())]
     text += f" Of the others {'; '.join(reasons)}." if reasons else ""
     text += f" {probes:,} probes of the networks themselves found "
@@ -108,19 +110,27 @@ def verdicts(root="."):
     lines = []
     for hypothesis in plan.hypotheses.values():
         found = law.effect(back, hypothesis, plan)
+        if len(set(back.context[hypothesis.value])) < 2:
+            lines.append(f"- *{hypothesis.text}* **{found.verdict.capitalize()}**: it cannot be told, for all "
+                         f"{found.networks} networks of the {found.families} families are alike in this.")  # fmt: skip
+            continue
         interval = f"{or_dash(found.low_all, '.2f')} … {or_dash(found.high_all, '.2f')}"
         lines.append(f"- *{hypothesis.text}* **{found.verdict.capitalize()}**: {or_dash(found.points, '+.2f')} points "
                      f"({interval}, corrected) in {found.networks} networks of {found.families} families.")  # fmt: skip
     return "\n".join(lines)
 
 
+def _shown(root):
+    """Plan, and the networks that may be looked at one by one: all, once the families kept back have been tested."""
+    plan, sample = law.plan_and_sample(root)
+    return plan, sample if law.is_finished(plan, root) or not sample.names else law.parts(root)[0][1]
+
+
 def outliers(root="."):
     """Who reaches much with little context, and who departs most from the model; a :class:`Table`."""
-    plan, sample = law.plan_and_sample(root)
+    plan, sample = _shown(root)
     if not sample.names:
         return Table([], [])
-    if not law.is_finished(plan, root):
-        sample = law.parts(root)[0][1]
     place, tags, rows = {n: i for i, n in enumerate(sample.names)}, read_accuracies(root), []
 
     def line(kind, name, points):
@@ -138,3 +148,28 @@ def outliers(root="."):
     header = ["", "network", "weights", "parameters, M", "mean distance, %", "within a third, %", "top-1, %", "to the model"]
     caption = "The most accurate of the tenth of networks with the least mean distance, and those furthest from the model."
     return Table(header, rows, numbers=range(3, 8), number="10.2", caption=caption, rests_on=("timm",))
+
+
+def looked_at(root="."):
+    """What the networks of :func:`outliers` have in common, a line each kind; a :class:`Table`, empty without accuracies."""
+    plan, sample = _shown(root)
+    if not sample.names:
+        return Table([], [])
+    above, below = law.outliers(sample, plan.hypotheses["distance"])
+    kinds = {
+        "Much with little": [name for name, *_ in law.little_context(sample)],
+        "Above the model": [name for name, _ in above],
+        "Below the model": [name for name, _ in below],
+        "All": sample.names,
+    }
+    rows = []
+    for kind, names in kinds.items():
+        part = sample.part(np.isin(sample.names, names))
+        if names:
+            plain_training = np.mean(part.training == TRAININGS.index("in1k"))
+            numbers = [np.median(part.parameters) / 1e6, np.median(part.test_size), 100 * np.mean(part.context["covers"])]
+            shown = [f"{value:.{digits}f}" for value, digits in zip(numbers, (1, 0, 0), strict=True)]
+            rows.append([kind, str(len(names)), *shown, f"{100 * plain_training:.0f}"])
+    header = ["", "networks", "parameters, M", "test size, px", "RF covers the image, %", "ImageNet-1k alone, %"]
+    caption = "The networks of Table 10.2 beside all that are compared: medians, and shares of the networks."
+    return Table(header, rows, numbers=range(1, 6), number="10.3", caption=caption, rests_on=("timm",))
