@@ -23,6 +23,8 @@ COMMAND = f"python -m ctxnet campaign --protocol {PROTOCOL}"
 BLOCK = 15  # frames of a drive drawn together; of the test frames one a second is labelled
 DRAWS, SEED = 2000, 0
 HEADS = {"fcn32": "FCN-32s", "fpn": "sum of stages", "deeplabv3": "DeepLabv3", "unet": "U-Net", "hrnetv2": "HRNetV2"}
+ROW_COLUMNS = ["row", "network", "n", "interval_over", "low", "high", "mean_iou", "pixel_accuracy", "parameters", "minutes",
+               "sd"]  # fmt: skip
 FILES = {name: f"tables/dense_{name}.csv" for name in ("contrasts", "rows", "classes", "dose")}
 CONTRAST_COLUMNS = [name for name in studies.CONTRAST_COLUMNS if name not in ("kind", "most", "needed")]
 
@@ -165,7 +167,7 @@ def rows(root="."):
             line["low"], line["high"], line["interval_over"] = over
         line |= {key: mine[key].mean() for key in ("mean_iou", "pixel_accuracy", "parameters", "minutes")}
         lines.append(line | {"sd": mine["mean_iou"].std()})
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=ROW_COLUMNS)
 
 
 def classes(root="."):
