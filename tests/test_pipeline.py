@@ -379,7 +379,7 @@ def test_a_clone_with_committed_results_is_up_to_date(built, tmp_path):
     (built / ".gitignore").write_text(ignored)
     subprocess.run([*git, "add", "-A"], cwd=built, check=True)
     subprocess.run([*git, "commit", "-qm", "results"], cwd=built, check=True)
-    assert "safetensors" not in subprocess.check_output([*git, "ls-files"], cwd=built, text=True)
+    assert "safetensors" not in subprocess.check_output([*git, "ls-files", "results"], cwd=built, text=True)
     subprocess.run(["git", "clone", "-q", str(built), str(tmp_path / "clone")], check=True)
     assert stale_stages(tmp_path / "clone") == set()
 
