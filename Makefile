@@ -30,8 +30,8 @@ repro: setup
 
 test: setup
 	ruff check .
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m "not torture" tests
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env notebooks/*.ipynb
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not torture" tests
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --nbval-lax --nbval-current-env notebooks/*.ipynb
 
 site: setup
 	python -m ctxnet site

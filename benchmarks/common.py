@@ -59,11 +59,15 @@ def peak_memory(device):
 
 
 def report(name, header, rows, *, device, notes=()):
-    """Print a table as Markdown and write it, with the machine and the versions, to ``results/benchmarks``."""
+    """Print a table as Markdown and write it, with the machine and the versions, to ``results/benchmarks``.
+
+    A row that brings its own machine and commit, two cells beyond the header, was measured before and keeps them.
+    """
     where = provenance.collect(device=device)
     versions = ", ".join(f"{key} {value}" for key, value in where["versions"].items() if value)
     machine = f"{where['device']}, {where['cores']} cores, {where['threads']} threads, {platform.system()}; {versions}"
-    text = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    shown = [row[: len(header)] for row in rows]
+    text = [[f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row] for row in shown]
     lines = ["| " + " | ".join(header) + " |", "|" + " :-- |" + " --: |" * (len(header) - 1)]
     lines += ["| " + " | ".join(row) + " |" for row in text]
     page = "\n".join([f"# {name}", "", machine, "", *lines, "", *notes]).rstrip() + "\n"
@@ -74,4 +78,4 @@ def report(name, header, rows, *, device, notes=()):
     with open(stem.with_suffix(".csv"), "w", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow([*header, "machine", "commit"])
-        writer.writerows([*row, machine, where["commit"]] for row in rows)
+        writer.writerows([*row, machine, where["commit"]][: len(header) + 2] for row in rows)

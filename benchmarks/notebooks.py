@@ -44,11 +44,12 @@ def main():
     kept, path = {}, RESULTS / "notebooks-cpu.csv"
     if path.exists():
         with open(path, newline="") as handle:
-            kept = {line["notebook"]: [float(line[key]) for key in HEADER[1:]] for line in csv.DictReader(handle)}
+            for line in csv.DictReader(handle):
+                kept[line["notebook"]] = [*(float(line[key]) for key in HEADER[1:]), line["machine"], line["commit"]]
     for chapter in args.chapters or every:
         kept[chapter] = measured(chapter, args.protocol)
     rows = [[name, *kept[name]] for name in every if name in kept]
-    notes = [f"Protocol `{args.protocol}`. The clock depends on what else runs."]
+    notes = [f"Protocol `{args.protocol}`. The clock depends on what else runs. The CSV says of which commit a line is."]
     report("notebooks", HEADER, rows, device="cpu", notes=notes)
 
 

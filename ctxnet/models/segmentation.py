@@ -227,6 +227,11 @@ class HRNetMaps(nn.Module):
         return [y[..., : -(-height // step), : -(-width // step)] for y, step in zip(maps, (4, 8, 16, 32), strict=True)]
 
 
+def crop_scale(side):
+    """Side of an image in px over that of the crops that :data:`RATES` are meant for."""
+    return side / CROP
+
+
 def create_segmenter(name, head="fcn32", *, num_classes=11, output_stride=None, seed=0, width=64, input_size=224,
                      rate_scale=1.0, init_seed=None, **overrides):
     """Build a network that gives every pixel a class.
@@ -238,7 +243,7 @@ def create_segmenter(name, head="fcn32", *, num_classes=11, output_stride=None, 
         num_classes: classes of a pixel.
         output_stride: 32, 16 or 8: pixels of the image per place of the last map; below 32 strides become dilation. None:
             the head's own, 16 of deeplabv3 and 32 of the others.
-        rate_scale: deeplabv3's rates are multiplied by this: the shorter side of the image over 513, say.
+        rate_scale: deeplabv3's rates are multiplied by this, say :func:`crop_scale` of the image's side.
         seed, width, input_size, init_seed, **overrides: as for ``ctxnet.create_model``, of the backbone; the two seeds
             decide the head's weights as well.
 

@@ -167,7 +167,7 @@ def contrast_table(root="."):
         rows.append([
             studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
             words.p_text(line["p_holm"]), studies.margin(line), f"{count} of {line['planned']}",
-            _verdict(line).replace(" (", "<br>("), *pairs,
+            studies.verdict(line, "cell"), *pairs,
         ])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
@@ -192,10 +192,6 @@ def _when(root):
 
 def _pair(line, key, unit, form):
     return " / ".join(words.or_dash(line[f"{key}_{side}"] / unit, form) for side in ("a", "b"))
-
-
-def _verdict(line):
-    return studies.verdict(line, "cell", f" (`{line['verdict'].split()[1]}`)" if line["verdict"].startswith("open") else "")
 
 
 def cell_table(root="."):
@@ -257,14 +253,14 @@ def summary(root="."):
     frame = contrasts(root).to_dict("records")
     for line in frame:
         name = words.plain(line["contrast"].replace("_", " "))
-        lines.append(f"- {name}: {_verdict(line)}{_numbers(line)}.")
+        lines.append(f"- {name}: {studies.verdict(line, 'cell')}{_numbers(line)}.")
     return "\n".join(lines)
 
 
 def story(root="."):
     """The contrasts that have been tested so far, in their own words and with what came of them, as a Markdown list."""
     tested = [line for line in contrasts(root).to_dict("records") if not words.unknown(line["estimate"])]
-    lines = [f"- {words.plain(line['text'])} {_verdict(line)}{_numbers(line)}." for line in tested]
+    lines = [f"- {words.plain(line['text'])} {studies.verdict(line, 'cell')}{_numbers(line)}." for line in tested]
     return "\n".join(lines) or "None of them has had as many replicates as its first look needs."
 
 

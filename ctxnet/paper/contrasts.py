@@ -84,14 +84,19 @@ class Contrast:
     def complete(self):
         return all(count >= self.hypothesis.replicates for count in self.counts.values())
 
+    @property
+    def waits_for(self):
+        """The row with the fewest replicates; "" when all are there."""
+        return "" if self.complete else min(self.counts, key=self.counts.get)
+
     def verdict(self, p):
         """"shown", "refuted", "not shown", or "open: …" with what is missing; ``p`` is the corrected one."""
         if self.looked and p <= LEVEL:
             return "shown"
         if not self.complete:
-            row, count = min(self.counts.items(), key=lambda item: item[1])
+            row = self.waits_for
             looked = f"; the look at {self.looked} settled nothing" if self.looked else ""
-            return f"open: {row} has {count} of {self.hypothesis.replicates} replicates{looked}"
+            return f"open: {row} has {self.counts[row]} of {self.hypothesis.replicates} replicates{looked}"
         margin = self.hypothesis.margin
         against = self.high < 0 if self.hypothesis.kind == "greater" else self.low > margin or self.high < -margin
         return "refuted" if against else "not shown"

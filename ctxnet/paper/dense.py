@@ -26,7 +26,7 @@ HEADS = {"fcn32": "FCN-32s", "fpn": "sum of stages", "deeplabv3": "DeepLabv3", "
 ROW_COLUMNS = ["row", "network", "n", "interval_over", "low", "high", "mean_iou", "pixel_accuracy", "parameters", "minutes",
                "sd"]  # fmt: skip
 FILES = {name: f"tables/dense_{name}.csv" for name in ("contrasts", "rows", "classes", "dose")}
-CONTRAST_COLUMNS = [name for name in studies.CONTRAST_COLUMNS if name not in ("kind", "most", "needed")]
+CONTRAST_COLUMNS = [name for name in studies.CONTRAST_COLUMNS if name not in ("kind", "most")]
 
 
 def label(row):
@@ -218,13 +218,6 @@ def search_table(root="."):
     return words.Table(["rate", *map(label, names)], lines, range(1 + len(names)), "9.1", caption)
 
 
-def _verdict(line):
-    """The verdict of a contrast; of an open one, the row that it waits for."""
-    kind, _, waits = line["verdict"].partition(": ")
-    row, _, rest = waits.partition(" ")
-    return f"**{kind}**: `{row}` {words.plain(rest)}" if row else f"**{words.plain(kind)}**"
-
-
 def contrast_table(root="."):
     """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
     header = ["contrast", "estimate", "95 % interval", "p", "margin", "n", "verdict"]
@@ -232,7 +225,8 @@ def contrast_table(root="."):
     for line in frame.to_dict("records"):
         lines.append([
             studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
-            words.p_text(line["p_holm"]), studies.margin(line), f"{line['n']} of {line['planned']}", _verdict(line),
+            words.p_text(line["p_holm"]), studies.margin(line), f"{line['n']} of {line['planned']}",
+            studies.verdict(line, "row"),
         ])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of mean IoU on the test frames: estimate, "

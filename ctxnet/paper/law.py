@@ -275,13 +275,19 @@ class Effect:
 MIN_FAMILIES = 5  # fewer say nothing about families
 
 
+def alike(sample, hypothesis):
+    """Whether all networks of a sample have the same of what a hypothesis is about, so that it cannot be told."""
+    x = sample.context[hypothesis.value]
+    return len(set(x[np.isfinite(x)])) < 2
+
+
 def effect(sample, hypothesis, plan):
-    """The :class:`Effect` of one hypothesis on a sample."""
+    """The :class:`Effect` of one hypothesis on a sample; numbers only of five families or more that differ in it."""
     keep = np.isfinite(sample.context[hypothesis.value])
     sample = sample.part(keep)
     x, families = sample.context[hypothesis.value], np.array(sample.families)
     known = len(set(sample.families))
-    if known < MIN_FAMILIES:
+    if known < MIN_FAMILIES or alike(sample, hypothesis):
         nothing = [math.nan] * 12
         return Effect(hypothesis.name, len(x), known, *nothing, verdict="undecided")
     y, others = np.log(sample.top1 / (1 - sample.top1)), covariates(sample)

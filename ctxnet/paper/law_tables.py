@@ -110,7 +110,7 @@ def verdicts(root="."):
     lines = []
     for hypothesis in plan.hypotheses.values():
         found = law.effect(back, hypothesis, plan)
-        if len(set(back.context[hypothesis.value])) < 2:
+        if law.alike(back, hypothesis):
             lines.append(f"- *{hypothesis.text}* **{found.verdict.capitalize()}**: it cannot be told, for all "
                          f"{found.networks} networks of the {found.families} families are alike in this.")  # fmt: skip
             continue

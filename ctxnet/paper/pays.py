@@ -30,7 +30,7 @@ FILES = {name: f"tables/pays_{name}.csv" for name in ("contrasts", "rows")}
 SHARES = ("parameters", "multiply_adds", "time")
 CONTRAST_COLUMNS = [
     "protocol", "contrast", "text", "row", "kind", "cells", "estimate", "low", "high", "p", "low_all", "high_all", "p_holm",
-    "margin", "n", "planned", "verdict", "goal", "power", "needed",
+    "margin", "n", "planned", "looked", "waits_for", "verdict", "goal", "power", "needed",
 ]  # fmt: skip
 ROW_COLUMNS = ["protocol", "row", "architecture", "n", "top1", "low", "high", "interval_over", "sd", "train_loss", *SHARES]
 

@@ -11,7 +11,7 @@ from ctxnet.paper.contrasts import load_hypotheses, replicates_needed
 from ctxnet.training import load_params, rows_of
 
 CONTRAST_COLUMNS = ["contrast", "text", "kind", "cells", "estimate", "low", "high", "p", "p_holm", "margin", "n", "most",
-                    "planned", "verdict", "needed"]  # fmt: skip
+                    "planned", "looked", "waits_for", "verdict", "needed"]  # fmt: skip
 
 
 def planned(protocol, root=".", known=VARIANTS):
@@ -42,14 +42,15 @@ def contrast_line(one, p_holm, tests, formula):
         one, p_holm: as :func:`ctxnet.paper.contrasts.family` gives them; ``tests``: how many it gave.
         formula: {row: weight} to text, for ``cells``.
 
-    ``n`` and ``most`` are the replicates of the cell with the fewest and with the most; ``needed`` is known for what is not
-    shown (:func:`ctxnet.paper.contrasts.replicates_needed`).
+    ``n`` and ``most`` are the replicates of the cell with the fewest and with the most, ``waits_for`` is the former's row,
+    ``looked`` the replicates that were tested; ``needed`` is known for what is not shown
+    (:func:`ctxnet.paper.contrasts.replicates_needed`).
     """
     about, verdict = one.hypothesis, one.verdict(p_holm)
     line = {"contrast": about.name, "text": about.text, "kind": about.kind, "cells": formula(about.cells)}
     line |= {key: getattr(one, key) for key in ("estimate", "low", "high", "p")} | {"p_holm": p_holm}
     line |= {"margin": about.margin or math.nan, "n": min(one.counts.values()), "most": max(one.counts.values())}
-    line |= {"planned": about.replicates, "verdict": verdict}
+    line |= {"planned": about.replicates, "looked": one.looked, "waits_for": one.waits_for, "verdict": verdict}
     return line | {"needed": replicates_needed(one, tests) if verdict == "not shown" else math.nan}
 
 
@@ -81,15 +82,11 @@ def margin(line):
     return "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
 
 
-def verdict(line, of, where=""):
-    """A verdict with what is missing.
-
-    Args:
-        of: what has replicates, "cell" or "row"; ``where``: more about an open one.
-    """
-    text = f"**{line['verdict'].partition(':')[0]}**"
+def verdict(line, of):
+    """A verdict with what is missing; ``of``: what has replicates, "cell" or "row"."""
     if line["verdict"].startswith("open"):
-        return f"{text}: {line['n']} of {line['planned']} replicates{where}"
+        looked = f"; the look at {line['looked']} settled nothing" if line["looked"] else ""
+        return f"**open**: `{line['waits_for']}` has {line['n']} of {line['planned']}{looked}"
     if line["verdict"] == "not shown":
-        return f"{text}; it would take {words.how_many(line['needed'])} replicates of each {of}"
-    return text
+        return f"**not shown**; it would take {words.how_many(line['needed'])} replicates of each {of}"
+    return f"**{line['verdict']}**"

@@ -14,7 +14,7 @@ from ..locking import one_writer
 from ..measure import ContextProfile, calibrate, context_profile, residual_blocks, summed_erf
 from ..measure.summary import erf_share
 from ..models import create_model, create_segmenter
-from ..models.segmentation import CROP, SEGMENTERS
+from ..models.segmentation import SEGMENTERS, crop_scale
 from ..naming import require_known
 from ..records import encode_profile, reusable, write_record
 from .protocol import load_measure
@@ -72,7 +72,7 @@ def initial_network(variant, settings):
     """
     chosen = {"seed": settings.seed, "width": settings.width, "input_size": settings.image_size}
     if variant in SEGMENTERS:
-        model = create_segmenter(variant, rate_scale=settings.image_size / CROP, **chosen)
+        model = create_segmenter(variant, rate_scale=crop_scale(settings.image_size), **chosen)
     else:
         model = create_model(variant, **chosen)
     pixels, _ = probe.make_probe(settings.images, image_size=settings.image_size, seed=settings.seed)

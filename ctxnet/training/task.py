@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ..data.camvid import VOID
 from ..models import create_model, create_segmenter, list_models, list_segmenters
-from ..models.segmentation import CROP, SEGMENTERS
+from ..models.segmentation import SEGMENTERS, crop_scale
 from ..records import encode_counts, encode_predictions, frame_counts, scores, write_frames, write_images
 from .seen import seen
 
@@ -59,7 +59,7 @@ class Segmentation:
 
     def create(self, variant, protocol, **chosen):
         if protocol.scale_offsets:
-            chosen["rate_scale"] = protocol.image_size / CROP
+            chosen["rate_scale"] = crop_scale(protocol.image_size)
         return create_segmenter(variant, **chosen)
 
     def loss(self, smoothing):

@@ -17,12 +17,12 @@ DOSED = ("fcn32_resnet50", "fcn32_resnet50_perm1", "deeplabv3_resnet50")
 @figure(
     "9.1", rests_on=("dense",), networks=NETWORKS,
     caption="Mean IoU on the test frames: every run (small dots), mean over the runs of a row (large), and its 95 % "
-    "interval over seeds and blocks of time, or over blocks alone of a single run (thin). By head; rows that have not been "
-    "run are named and empty.",
+    "interval over seeds and blocks of time, or over blocks alone of a single run (thin). By head; those "
+    "of the rows planned that have been run.",
     alt="Dots with horizontal bars, one line per network, mean intersection over union in percent on the horizontal axis.",
 )  # fmt: skip
 def answers(root="."):
-    runs, table = dense.runs(root), dense.rows(root)
+    runs, table = dense.runs(root), dense.rows(root).query("n > 0")
     if runs.empty:
         raise MissingRecord(Path(root) / "results" / dense.PROTOCOL, dense.COMMAND)
     fig = new_figure(height=0.7 + 0.2 * len(table))
@@ -31,14 +31,13 @@ def answers(root="."):
         colour = COLOURS[line["row"].partition("_")[0]]
         values = runs.loc[runs["row"] == line["row"], "mean_iou"]
         ax.plot(values, [place] * len(values), "o", color=colour, alpha=0.4, markersize=3, markeredgewidth=0)
-        if len(values):
-            width = 0.8 if line["interval_over"] == "frames" else 1.8
-            ax.plot([line["low"], line["high"]], [place] * 2, color=colour, linewidth=width)
-            ax.plot(line["mean_iou"], place, "o", color=colour, markersize=5.5)
+        width = 0.8 if line["interval_over"] == "frames" else 1.8
+        ax.plot([line["low"], line["high"]], [place] * 2, color=colour, linewidth=width)
+        ax.plot(line["mean_iou"], place, "o", color=colour, markersize=5.5)
     plain = table.loc[table["row"] == DOSED[0], "mean_iou"]
-    if plain.notna().all():
+    if len(plain):
         ax.axvline(float(plain.iloc[0]), color=LIGHT, zorder=0)
-    names = [f"{n} ({k})" if k else f"{n} (not run)" for n, k in zip(table["network"], table["n"], strict=True)]
+    names = [f"{name} ({count})" for name, count in zip(table["network"], table["n"], strict=True)]
     ax.set_yticks(range(len(table)), names)
     ax.set(xlabel="mean IoU, %", ylim=(len(table) - 0.4, -0.6))
     return fig

@@ -6,7 +6,7 @@
   const networks = data.networks, columns = data.columns, byName = new Map(networks.map((n) => [n.name, n]));
   const PAGE = 100, COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7b5cc4"], OTHER = "#8A8F98";
   const LOGARITHMIC = new Set(["parameters", "operations", "speed"]);
-  const state = { sort: "parameters", down: false, shown: PAGE, chosen: [] };
+  const state = { sort: "top1", down: true, shown: PAGE, chosen: [] };
 
   const counts = new Map();
   for (const n of networks) if (!n.why) counts.set(n.family, (counts.get(n.family) || 0) + 1);
