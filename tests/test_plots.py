@@ -35,6 +35,12 @@ def test_context_shows_field_effect_centre_and_distance(scale):
     ax.figure.canvas.draw()
 
 
+def test_a_circle_that_leaves_the_image_adds_nothing_to_it():
+    ax = plot_context(profile(distance=(1.0, 2.0, 200.0)), 2)
+    height, width = ax.images[0].get_array().shape
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, width - 0.5), (height - 0.5, -0.5))
+
+
 def test_context_by_number_and_field_alone():
     fig = matplotlib.figure.Figure()
     ax = fig.subplots()

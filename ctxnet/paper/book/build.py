@@ -11,7 +11,7 @@ from ctxnet.paper.book.pdf import NAME, find_browser, print_paper
 from ctxnet.paper.figures import is_small_drawing
 
 TITLE = "Adding context into convolutional neural networks"
-HERO = "4.2"  # the figure on the first page
+HEROES = ("7.2", "4.2")  # the figure on the first page: the first of these that has its records
 POINT = 1.7  # CSS pixels for a point of a figure: one of full text width fills the page's column
 STATIC = Path(__file__).with_name("static")
 TABLES = [(coherence.FILES, coherence.write_coherence), (reach.FILES, reach.write_reach), (pays.FILES, pays.write_pays),
@@ -61,7 +61,7 @@ class _Book:
         self.commit, self.dirty = made.build_origin(root)
         self.origins = made.Origins(protocol, root, here=self.commit)
         self.notes = words.reading_notes(protocol, root)
-        self.index, self.hero = [], None
+        self.index, self.heroes = [], {}
         self.environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
             autoescape=True,
@@ -107,7 +107,9 @@ class _Book:
     def _page(self, address, title, *, template="", searched=True, **values):
         template = self.environment.get_template(f"{template or address}.j2")
         page = template.render(**self._common(address, title, "../" * address.count("/")), **values)
-        write_text(self.out / address, page.rstrip() + "\n")
+        # where a cell is narrow, names break behind their underscores; the search below does not see it
+        broken = re.sub(r"(<td[^>]*>(?:<a [^>]*>)?<code>)([^<]+)", lambda at: at[1] + at[2].replace("_", "_<wbr>"), page)
+        write_text(self.out / address, broken.rstrip() + "\n")
         if searched:
             main = page[page.index("<main") : page.index("</main>")]
             self.index += search.sections(address, title, main)
@@ -142,8 +144,8 @@ class _Book:
         if block.kind == "figure":
             stem = f"figure_{number.replace('.', '_')}" if number else f"{chapter.name}-{place}"
             shown |= self._figure(block, number, stem)
-            if number == HERO:
-                self.hero = self.hero or shown
+            if number in HEROES and facts.get("drawn", True):
+                self.heroes.setdefault(number, shown | {"chapter": chapter})
         return shown
 
     def _figure(self, block, number, stem):
@@ -164,8 +166,11 @@ class _Book:
         for name in names:
             overview = overview.replace(f"<code>{name}</code>", f'<a href="cards/{name}.html"><code>{name}</code></a>')
         intro = {page["name"]: _first_paragraph(page["blocks"]) for page in pages}
+        hero = next((number for number in HEROES if number in self.heroes), "")
+        told = (reach.story, coherence.story) if hero == HEROES[0] else ()
         return {
-            "hero": self.hero,
+            "hero": self.heroes.get(hero),
+            "stories": [chapters.markdown(story(self.root)) for story in told],
             "overview": overview,
             "claims": chapters.markdown(claims.summary(self.protocol, self.root)),
             "claimed": next((c for c in reversed(self.chapters) if c.shows("file", claims.FILE)), None),

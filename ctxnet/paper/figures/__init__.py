@@ -40,9 +40,11 @@ def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
         @functools.wraps(draw)
         @styled
         def drawn(*args, **kwargs):
+            known = True
             try:
                 fig = draw(*args, **kwargs)
             except MissingRecord as missing:
+                known = False
                 fig = new_figure(height=0.8)
                 missing_panel(fig.subplots(), missing.command)
             given = inspect.signature(draw).bind(*args, **kwargs)
@@ -50,6 +52,7 @@ def figure(number, *, caption="", alt, shows=(), rests_on=(), networks=""):
             fig.facts = facts | {
                 "alt": alt if number else alt.format(**given.arguments),
                 "networks": networks or _networks(facts, given.arguments.get("protocol"), given.arguments.get("root", ".")),
+                "drawn": known,
                 "points": [round(72 * float(side), 1) for side in fig.get_size_inches()],
             }
             return fig

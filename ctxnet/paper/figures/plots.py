@@ -49,6 +49,8 @@ def plot_context(profile, layer, ax=None, scale="log", *, erf=True, circle=True,
         ax.add_patch(Circle((col, row), radius, fill=False, edgecolor="white", linewidth=1.7, alpha=0.8))
         ax.add_patch(Circle((col, row), radius, fill=False, edgecolor=VERMILION, linewidth=1.0))
     ax.plot(col, row, "o", color=VERMILION, markersize=2.8, markeredgecolor="white", markeredgewidth=0.4)
+    left, right, bottom, top = image.get_extent()
+    ax.set(xlim=(left, right), ylim=(bottom, top))  # a circle that leaves the image would add white that is no part of it
     ax.set_title(profile.layers[number])
     if colorbar and erf:
         _colorbar(ax, image)
