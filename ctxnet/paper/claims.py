@@ -381,11 +381,11 @@ def _part_cells(row):
     if not words.unknown(row["ours"]):
         ours = f"{round(row['ours'], 1) + 0.0:+.1f}"  # no −0.0
         if not words.unknown(row["p_for"]) and row["b"]:
-            ours += f" [{row['low']:+.1f}, {row['high']:+.1f}]"
+            ours += f"\u00a0[{row['low']:+.1f},\u00a0{row['high']:+.1f}]"
     if row.get("named"):
         of_a = row["b"] in ("", PLAIN)
         label = VARIANTS[row["a" if of_a else "b"]].label.replace(" = ", "=")
-        ours = (f"{label}: {ours}" if of_a else f"{ours} to {label}").replace(" ", "\u00a0")  # one line a part
+        ours = f"{label}: {ours}" if of_a else f"{ours} to {label}"
     return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}" if row["b"] else "–"
 
 

@@ -250,23 +250,24 @@ def _where(task, root):
 
 
 def accuracy_table(task, root="."):
-    """:func:`cells` as a :class:`ctxnet.paper.words.Table`, a column for each dose."""
+    """:func:`cells` as a :class:`ctxnet.paper.words.Table`, a column for each dose that has a run."""
     frame, (rows, seeds) = cells(task, root), planned(task, root)
-    unit = "px" if task == "probe" else "dashes"
-    lines = []
+    unit, run = "px" if task == "probe" else "dashes", frame.loc[frame["n"] > 0, "dose"].unique()
+    doses, lines = [dose for dose in TASKS[task] if dose in run], []
     for row in rows:
-        mine = frame[frame["row"] == row].to_dict("records")
-        runs_of = sum(line["n"] for line in mine)
+        mine = frame[frame["row"] == row].set_index("dose")
+        runs_of = mine["n"].sum()
         if runs_of:
-            lines.append([VARIANTS[row].label, f"{runs_of} of {len(seeds) * len(mine)}", *map(_accuracy, mine)])
+            shown = mine.loc[doses].to_dict("records")
+            lines.append([VARIANTS[row].label, f"{runs_of} of {len(seeds) * len(mine)}", *map(_accuracy, shown)])
     said = {"probe": "Top-1 in percent on the probe set by distance of the marks, ten classes",
             "pathfinder": "Top-1 in percent on Pathfinder by number of dashes, two classes"}[task]  # fmt: skip
     caption = (
         f"{said}: mean over the seeds with its 95 % interval over seeds and images. Chance is {100 * CHANCE[task]:.0f} %. "
-        "All of it exploratory, and no interval is corrected for the others. n: runs of those planned, over all columns."
+        "All of it exploratory, and no interval is corrected for the others. n: runs of those planned, over all of them."
         f"{words.one_seed(frame)}"
     )
-    header = ["row", "n", *(f"{dose} {unit}" for dose in TASKS[task])]
+    header = ["row", "n", *(f"{dose} {unit}" for dose in doses)]
     after = words.without_runs(len(rows) - len(lines), len(rows), COMMANDS[task])
     number, name = ("7.2", "reach") if task == "probe" else ("7.4", "pathfinder")
     return words.Table(header, lines, range(1, len(header)), number, caption, after, rests_on=(name,), file=FILES[name])

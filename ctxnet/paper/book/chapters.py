@@ -130,7 +130,8 @@ def _scrolled(found):
 def _named(line, headers):
     """Cells of a line that know the heading of their column."""
     names = iter(headers)
-    return re.sub(r"<td", lambda cell: f'<td data-name="{html.escape(next(names, ""))}"', line)
+    line = re.sub(r"<td", lambda cell: f'<td data-name="{html.escape(next(names, ""))}"', line)
+    return re.sub(r"<td([^>]*>–</td>)", r"<td data-none\1", line)  # of which a card says nothing
 
 
 def _class(kinds):

@@ -8,10 +8,11 @@ from ctxnet.atlas.every import read_networks
 PAGE, TITLE = "networks.html", "All networks"
 # Columns of the table: key, heading, decimals, unit in words. What each is, the page says.
 COLUMNS = (
-    ("parameters", "parameters, M", 1), ("operations", "multiply-adds, G", 2), ("size", "input, px", 0),
+    ("parameters", "parameters, M", 1), ("top1", "top-1, %", 1),
+    ("operations", "multiply-adds, G", 2), ("size", "input, px", 0),
     ("blocks", "blocks", 0), ("rf", "RF, % of image", 1), ("distance", "mean distance, % of side", 1),
     ("third", "ERF within a third, %", 1), ("erf90", "pixels with 90 % of ERF, %", 1),
-    ("speed", "images/s", 1), ("top1", "top-1, %", 1),
+    ("speed", "images/s", 1),
 )  # fmt: skip
 
 

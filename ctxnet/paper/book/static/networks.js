@@ -25,6 +25,11 @@
     if (text) node.textContent = text;
     return node;
   }
+  function broken(name) { // a narrow cell breaks it behind its underscores
+    const whole = element("span");
+    name.split(/(?<=_)/).forEach((part, i) => whole.append(...(i ? [element("wbr"), part] : [part])));
+    return whole;
+  }
   function number(network, key, decimals) {
     const value = network[key];
     return value === undefined ? "–" : value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
@@ -51,7 +56,7 @@
     box.checked = state.chosen.includes(network.name);
     box.disabled = Boolean(network.why);
     box.addEventListener("change", () => choose(network.name));
-    const cells = [element("th", { scope: "row" }, element("label", {}, box, network.name)), element("td", {}, network.family)];
+    const cells = [element("th", { scope: "row" }, element("label", {}, box, broken(network.name))), element("td", {}, network.family)];
     if (network.why) {
       cells.push(element("td", {}, number(network, "parameters", 1)), element("td", { class: "why", colspan: columns.length - 1 }, network.why));
     } else {
