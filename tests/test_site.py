@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from rewriting import rewrite
 from test_report import fabricate
 
-from ctxnet.paper import few, figures, words
+from ctxnet.paper import coherence, few, figures, reach, words
 from ctxnet.paper.book import build_site, chapters, made, pdf, reference, search
 from ctxnet.paper.figures.atlas import draw_network
 from ctxnet.pipeline.notebook import write_executed
@@ -54,7 +54,9 @@ def executed(folder):
         new_code_cell("print(1)", outputs=[new_output("stream", name="stdout", text="a < b\n")]),
     ]
     write_executed(folder / "04_experiments.ipynb", new_notebook(cells=cells))
-    write_executed(folder / "05_conclusion.ipynb", new_notebook(cells=[new_markdown_cell("# 5 Conclusion\n\nNothing.")]))
+    story = new_code_cell("r", outputs=[shown(figures.show("7.2", "small", ROOT))])
+    cells = [new_markdown_cell("# 5 Conclusion\n\nNothing."), story]
+    write_executed(folder / "05_conclusion.ipynb", new_notebook(cells=cells))
     return folder
 
 
@@ -411,3 +413,13 @@ def test_search_finds_a_word_and_leads_to_its_section(browser, site):
         page.click(".hits a")
         page.wait_for_url("**/04_experiments.html#Quagga")
     page.close()
+
+
+def test_the_first_page_tells_what_the_readme_tells_where_its_records_are(site, tmp_path):
+    page = (site / "index.html").read_text()
+    assert "figures/figure_7_2." in page and page.index("Which kind of context helps") < page.index('id="found"')
+    for line in re.findall(r"^- (.*?)[:.] ", reach.story(ROOT) + "\n" + coherence.story(ROOT), re.M):
+        assert line in page, line
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    without = figures.show("7.2", "small", tmp_path)  # a folder without records, so the figure names the command instead
+    assert not without.facts["drawn"] and figures.show("7.2", "small", ROOT).facts["drawn"]
