@@ -347,7 +347,7 @@ def write_overview(path, protocol, root="."):
     if not end:
         raise ValueError(f"{path}: no lines '<!-- table: rows -->' and '<!-- end -->' to write between")
     text = before + start + overview(protocol, root) + "\n" + end + after
-    said = re.compile(rf"(<!-- ({'|'.join(SAID)}): ([\w-]+) -->)[^<]*")
+    said = re.compile(rf"(<!-- ({'|'.join(SAID)}): ([\w-]+) -->)(?:(?!<!--).)*", re.S)  # "p < 0.001" is no end
     write_text(path, said.sub(lambda match: match[1] + SAID[match[2]](match[3], root), text))
 
 
