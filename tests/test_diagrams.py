@@ -1,11 +1,13 @@
 """Figures of chapters 1–3: they draw, their bytes are stable, and what they show is what the modules are."""
 
+import io
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ctxnet.paper import figures
 from ctxnet.paper.figures import style
@@ -44,7 +46,7 @@ def test_figure_draws_and_is_stable(number):
     assert svg == figures.show(number).svg() and b"<dc:date>" not in svg and fig.facts["number"] == number
     if isinstance(fig, Figure):
         assert_text_inside(fig)
-        assert fig.png()[:4] == b"\x89PNG"
+        assert Image.open(io.BytesIO(fig.png())).mode == "P"  # few colours: half the bytes
     else:  # an SVG with values filled in
         ElementTree.fromstring(svg)
         assert b"$" not in svg

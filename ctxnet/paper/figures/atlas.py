@@ -1,6 +1,5 @@
 """The pictures and the table of the atlas of context; everything is read from ``results/atlas``, nothing measured."""
 
-import io
 import math
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
 from ctxnet.atlas.records import FOLDER, command, read_records, summary
 from ctxnet.atlas.rows import FAMILIES
@@ -278,7 +276,7 @@ def write_figures(root=".", folders=None):
     for name in read_records(root):
         path = base / name / "context.png"
         if due is None or name in due or not path.exists():
-            write_bytes(path, _small_png(draw_network(name, root)))
+            write_bytes(path, style.figure_bytes(draw_network(name, root), "png", dpi=110, colours=96))
             paths.append(path)
     drawn = [base / f"overview.{kind}" for kind in ("svg", "png")]
     if not paths and due is not None and all(path.exists() for path in drawn):
@@ -288,14 +286,6 @@ def write_figures(root=".", folders=None):
         write_bytes(base / f"overview.{kind}", style.figure_bytes(overview, kind, dpi=dpi))
         paths.append(base / f"overview.{kind}")
     return paths
-
-
-def _small_png(fig):
-    """A figure as PNG with 96 colours: a third of the bytes, for there are many of these."""
-    image = Image.open(io.BytesIO(style.figure_bytes(fig, "png", dpi=110))).convert("RGB")
-    buffer = io.BytesIO()
-    image.quantize(96, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
 
 
 def _short(label):
