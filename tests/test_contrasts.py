@@ -95,6 +95,21 @@ def test_a_difference_the_other_way_is_refuted():
     assert contrast(hypothesis({"a": 1, "b": -1}), {"a": values - 5, "b": values}).verdict(1.0) == "refuted"
 
 
+def test_a_refutation_is_corrected_for_all_hypotheses_and_needs_all_replicates():
+    values = np.linspace(-1, 1, 12)
+    below = {"a": values - 0.7, "b": values}
+    alone = contrast(hypothesis({"a": 1, "b": -1}), below)
+    expected = stats.ttest_ind(below["a"], below["b"], equal_var=False).pvalue
+    assert alone.p_against == pytest.approx(expected) and 0.01 < expected < 0.05
+    assert alone.high < 0 and alone.verdict(alone.p) == "refuted"
+    names = [dataclasses.replace(hypothesis({"a": 1, "b": -1}), name=str(i)) for i in range(8)]
+    some = [(one.p_against, one.verdict(p)) for one, p in family(names, below)]
+    assert some == [(pytest.approx(8 * expected), "not shown")] * 8
+    two = dataclasses.replace(hypothesis({"a": 1, "b": -1}), first_look=6)
+    early = contrast(two, {row: cell[:6] - 9 * (row == "a") for row, cell in below.items()})
+    assert early.looked == 6 and np.isnan(early.p_against) and early.verdict(early.p).startswith("open")
+
+
 def test_variance_parts_are_unbiased():
     random = np.random.default_rng(2)
     found = []

@@ -253,23 +253,13 @@ def summary(root="."):
     frame = contrasts(root).to_dict("records")
     for line in frame:
         name = words.plain(line["contrast"].replace("_", " "))
-        lines.append(f"- {name}: {studies.verdict(line, 'cell')}{_numbers(line)}.")
+        lines.append(f"- {name}: {studies.verdict(line, 'cell')}{studies.numbers(line)}.")
     return "\n".join(lines)
 
 
 def story(root="."):
-    """The contrasts that have been tested so far, in their own words and with what came of them, as a Markdown list."""
-    tested = [line for line in contrasts(root).to_dict("records") if not words.unknown(line["estimate"])]
-    lines = [f"- {words.plain(line['text'])} {studies.verdict(line, 'cell')}{_numbers(line)}." for line in tested]
-    return "\n".join(lines) or "None of them has had as many replicates as its first look needs."
-
-
-def _numbers(line):
-    """Estimate, interval, p and replicates of a contrast that has been tested, in brackets."""
-    if words.unknown(line["estimate"]):
-        return ""
-    between = f"95 %: {words.between(line['low'], line['high'])}; {words.p_said(line['p_holm'])}, Holm; n = {line['n']}"
-    return words.minus(f" ({line['estimate']:+.2f} points, {between})")
+    """What became of the contrasts that were tested, see :func:`ctxnet.paper.studies.story`."""
+    return studies.story(contrasts(root), "cell")
 
 
 def write_coherence(root=".", home=None):

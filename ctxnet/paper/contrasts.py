@@ -13,7 +13,7 @@ they err no more often than one (Bonferroni). Replicates beyond the planned ones
 import bisect
 import datetime
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import stats
@@ -66,6 +66,8 @@ class Contrast:
         error, degrees: standard error and its degrees of freedom.
         p: of the test that the hypothesis names, one-sided ("greater") or the larger of two one-sided ("equivalent"); with
             two looks the smaller one so far, doubled.
+        p_against: of the contrary, two-sided like the interval: below zero ("greater") or beyond the margin ("equivalent");
+            tested with all replicates only. :func:`family` corrects it by Holm's method.
         counts: {row: replicates at hand, of the planned ones}.
         looked: replicates of each cell that were tested; 0: none yet.
     """
@@ -77,6 +79,7 @@ class Contrast:
     error: float = math.nan
     degrees: float = math.nan
     p: float = math.nan
+    p_against: float = math.nan
     counts: dict = field(default_factory=dict)
     looked: int = 0
 
@@ -97,9 +100,7 @@ class Contrast:
             row = self.waits_for
             looked = f"; the look at {self.looked} settled nothing" if self.looked else ""
             return f"open: {row} has {self.counts[row]} of {self.hypothesis.replicates} replicates{looked}"
-        margin = self.hypothesis.margin
-        against = self.high < 0 if self.hypothesis.kind == "greater" else self.low > margin or self.high < -margin
-        return "refuted" if against else "not shown"
+        return "refuted" if self.p_against <= LEVEL else "not shown"
 
 
 def load_hypotheses(path):
@@ -152,8 +153,13 @@ def contrast(hypothesis, values, shared=(0.0, 2)):
     if not looks:
         return Contrast(hypothesis, counts=counts)
     found = [_look(hypothesis, {row: cell[:n] for row, cell in cells.items()}, n, shared) for n in looks]
+    estimate, low, high, error, degrees, _ = found[-1]
     p = min(1.0, len(hypothesis.looks) * min(each[-1] for each in found))
-    return Contrast(hypothesis, *found[-1][:-1], p, counts, looks[-1])
+    sides = [-estimate] if hypothesis.kind == "greater" else [estimate, -estimate]
+    against = math.nan
+    if looks[-1] == planned:
+        against = min(1.0, 2 * min(float(p_above(side, error, degrees, hypothesis.margin)) for side in sides))
+    return Contrast(hypothesis, estimate, low, high, error, degrees, p, against, counts, looks[-1])
 
 
 def _look(hypothesis, cells, count, shared):
@@ -180,8 +186,14 @@ def family(hypotheses, values, shared=lambda hypothesis: (0.0, 2)):
         that cannot be tested yet, whose p is NaN.
     """
     found = [contrast(hypothesis, values, shared(hypothesis)) for hypothesis in hypotheses]
-    corrected = holm([1.0 if math.isnan(one.p) else one.p for one in found])
-    return [(one, math.nan if math.isnan(one.p) else float(p)) for one, p in zip(found, corrected, strict=True)]
+    corrected, against = _corrected([one.p for one in found]), _corrected([one.p_against for one in found])
+    return [(replace(one, p_against=other), p) for one, p, other in zip(found, corrected, against, strict=True)]
+
+
+def _corrected(values):
+    """p-values after Holm's correction for all of them; NaN, not tested yet, counts and stays."""
+    corrected = holm([1.0 if math.isnan(p) else p for p in values])
+    return [math.nan if math.isnan(p) else float(adjusted) for p, adjusted in zip(values, corrected, strict=True)]
 
 
 def replicates_needed(found, tests=1):

@@ -236,6 +236,11 @@ def contrast_table(root="."):
     return _table("9.2", "contrasts", header, lines, caption, range(1, 6))
 
 
+def story(root="."):
+    """What became of the contrasts that were tested, see :func:`ctxnet.paper.studies.story`."""
+    return studies.story(contrasts(root), "row")
+
+
 def _table(number, name, header, lines, caption, numbers=None, after=""):
     numbers = numbers or range(1, len(header))
     return words.Table(header, lines, numbers, number, caption, after, rests_on=(PROTOCOL,), file=FILES[name])

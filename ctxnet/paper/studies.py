@@ -10,8 +10,8 @@ from ctxnet.paper import results, words
 from ctxnet.paper.contrasts import load_hypotheses, replicates_needed
 from ctxnet.training import load_params, rows_of
 
-CONTRAST_COLUMNS = ["contrast", "text", "kind", "cells", "estimate", "low", "high", "p", "p_holm", "margin", "n", "most",
-                    "planned", "looked", "waits_for", "verdict", "needed"]  # fmt: skip
+CONTRAST_COLUMNS = ["contrast", "text", "kind", "cells", "estimate", "low", "high", "p", "p_holm", "p_against",
+                    "margin", "n", "most", "planned", "looked", "waits_for", "verdict", "needed"]  # fmt: skip
 
 
 def planned(protocol, root=".", known=VARIANTS):
@@ -49,7 +49,8 @@ def contrast_line(one, p_holm, tests, formula):
     about, verdict = one.hypothesis, one.verdict(p_holm)
     line = {"contrast": about.name, "text": about.text, "kind": about.kind, "cells": formula(about.cells)}
     line |= {key: getattr(one, key) for key in ("estimate", "low", "high", "p")} | {"p_holm": p_holm}
-    line |= {"margin": about.margin or math.nan, "n": min(one.counts.values()), "most": max(one.counts.values())}
+    line |= {"p_against": one.p_against, "margin": about.margin or math.nan}
+    line |= {"n": min(one.counts.values()), "most": max(one.counts.values())}
     line |= {"planned": about.replicates, "looked": one.looked, "waits_for": one.waits_for, "verdict": verdict}
     return line | {"needed": replicates_needed(one, tests) if verdict == "not shown" else math.nan}
 
@@ -87,6 +88,30 @@ def verdict(line, of):
     if line["verdict"].startswith("open"):
         looked = f"; the look at {line['looked']} settled nothing" if line["looked"] else ""
         return f"**open**: `{line['waits_for']}` has {line['n']} of {line['planned']}{looked}"
+    if line["verdict"] == "not shown" and math.isnan(line["margin"]) and line["estimate"] <= 0:
+        return "**not shown**; the estimate points the other way"
     if line["verdict"] == "not shown":
         return f"**not shown**; it would take {words.how_many(line['needed'])} replicates of each {of}"
     return f"**{line['verdict']}**"
+
+
+def story(frame, of):
+    """The contrasts that have been tested so far, in their own words and with what came of them, as a Markdown list.
+
+    Args:
+        frame: of :data:`CONTRAST_COLUMNS`; ``of`` as for :func:`verdict`.
+    """
+    tested = [line for line in frame.to_dict("records") if not words.unknown(line["estimate"])]
+    lines = [f"- {words.plain(line['text'])} {verdict(line, of)}{numbers(line)}." for line in tested]
+    return "\n".join(lines) or "None of them has had as many replicates as its first look needs."
+
+
+def numbers(line):
+    """Estimate, interval, p and replicates of a contrast that has been tested, in brackets; "" for any other."""
+    if words.unknown(line["estimate"]):
+        return ""
+    p = words.p_said(line["p_holm"])
+    if line["verdict"] == "refuted":
+        p = f"{words.p_said(line['p_against'])} for the contrary"
+    between = f"95 %: {words.between(line['low'], line['high'])}; {p}, Holm; n = {line['n']}"
+    return words.minus(f" ({line['estimate']:+.2f} points, {between})")
