@@ -98,7 +98,7 @@ READERS = {
     "ctxnet/paper/book/made.py": "dvc.yaml, read by settings",
     "ctxnet/paper/book/explorer.py": "record.json",
     "ctxnet/paper/book/pdf.py": "what a browser printed a moment ago",
-    "ctxnet/paper/figures/atlas.py": "a picture in memory",
+    "ctxnet/paper/figures/style.py": "a picture in memory",
     "ctxnet/paper/figures/surface.py": "record.json",
     "ctxnet/paper/pays.py": "nothing: a benchmark's table of times, as it lies there",
     "ctxnet/paper/sliders.py": "record.json; the package's own files",

@@ -101,6 +101,7 @@ def runs_on_their_way(protocol, root):
     return [run for found in status(protocol, root=root) for run in found["running"] if 0 < run[2] < EPOCHS]
 
 
+@pytest.mark.torture  # those that kill workers compare the same records
 def test_two_at_once_make_the_records_of_one_after_the_other(tmp_path, whole):
     make_project(tmp_path)
     before = set(Path("/tmp").glob("ctxnet-ray-*"))

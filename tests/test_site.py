@@ -329,7 +329,7 @@ def test_pages_load_in_silence_and_fit(browser, site, width, scheme):
     cards = sorted(site.glob("cards/*.html"))[:1]
     for path in [*sorted(site.glob("*.html")), *sorted(site.glob("reference/*.html")), *cards]:
         page, complaints = visit(browser, path.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.wait_for_load_state("networkidle")
+        page.wait_for_load_state("networkidle", timeout=120_000)  # other tests may want the cores
         assert complaints == [], path.name
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{path.name} is wider than the window"
         broken = "[...document.images].filter(i => i.loading != 'lazy' && !i.naturalWidth).map(i => i.src)"

@@ -37,8 +37,8 @@ def pictures(tmp_path_factory):
     return root
 
 
-# One row for each kind of block and of network; the others differ by their settings only, and are torture.
-TRIED = {"resnet50", "resnet50_perm5_attn", "resnet50_perm1_stages34_enc", "resnet50_random_dilated8_conv", "convnext_tiny"}
+# The plain network and the two blocks that share least; the others take the same way through the training, and are torture.
+TRIED = {"resnet50", "resnet50_perm5_attn", "resnet50_random_dilated8_conv"}
 
 
 @pytest.mark.parametrize("width", [4, pytest.param(64, marks=pytest.mark.torture)])
