@@ -46,7 +46,8 @@ def test_figure_draws_and_is_stable(number):
     assert svg == figures.show(number).svg() and b"<dc:date>" not in svg and fig.facts["number"] == number
     if isinstance(fig, Figure):
         assert_text_inside(fig)
-        assert Image.open(io.BytesIO(fig.png())).mode == "P"  # few colours: half the bytes
+        picture = Image.open(io.BytesIO(fig.png()))
+        assert (picture.format, picture.mode) == ("PNG", "P")  # few colours: half the bytes
     else:  # an SVG with values filled in
         ElementTree.fromstring(svg)
         assert b"$" not in svg

@@ -88,9 +88,9 @@ def verdict(line, of):
     if line["verdict"].startswith("open"):
         looked = f"; the look at {line['looked']} settled nothing" if line["looked"] else ""
         return f"**open**: `{line['waits_for']}` has {line['n']} of {line['planned']}{looked}"
-    if line["verdict"] == "not shown" and math.isnan(line["margin"]) and line["estimate"] <= 0:
-        return "**not shown**; the estimate points the other way"
     if line["verdict"] == "not shown":
+        if words.unknown(line["margin"]) and line["estimate"] <= 0:
+            return "**not shown**; the estimate points the other way"
         return f"**not shown**; it would take {words.how_many(line['needed'])} replicates of each {of}"
     return f"**{line['verdict']}**"
 
