@@ -116,6 +116,8 @@ def test_with_all_replicates_there_are_verdicts(full):
     assert found.loc["coherence", "cells"] == (
         "mean(starved_shift1 … starved_shiftmap) − mean(starved_permute1 … starved_permutemap)"
     )
+    said_of = {row[6]: row[3] for row in coherence.contrast_table(full).rows}
+    assert said_of["**refuted**"] == f"{words.p_text(found.loc['full_network_gains_nothing', 'p_against'])}, contrary"
     text = coherence.summary(full)
     assert "width alone: **shown** (+0.00 points, 95 %: −0." in text and "Holm; n = 12)." in text
     fig = figures.show("6.2", "small", full)

@@ -85,6 +85,30 @@ def test_contrasts_are_open_until_every_seed_is_there(project):
     assert found.loc["half_the_gap_to_deeplab", "verdict"] == "shown"
 
 
+def test_a_difference_is_judged_on_the_same_blocks(project):
+    frame, tested = dense.runs(project), dense.contrasts(project).set_index("contrast")
+    draws = dense.resampled(frame)
+    found = dense.difference("fcn32_resnet50_perm1", "fcn32_resnet50", frame, draws)
+    assert found == pytest.approx(tuple(tested.loc["permutation_helps_every_pixel", ["estimate", "low", "high"]]))
+    rows = dense.rows(project).set_index("row")
+    assert tuple(rows.loc["fcn32_resnet50_perm1", ["difference", "difference_low", "difference_high"]]) == found
+    assert rows.loc["fcn32_resnet50", ["difference", "difference_low"]].isna().all()
+    halves = (rows["high"] - rows["low"]).loc[["fcn32_resnet50_perm1", "fcn32_resnet50"]] / 2
+    assert found[2] - found[1] < halves.sum()  # what the blocks do to both alike is not counted
+    single = dense.difference("fcn32_resnet50_identity", "fcn32_resnet50", frame, draws)
+    assert abs(single[0]) < 3 and math.isnan(single[1]) and math.isnan(single[2])
+
+
+def test_a_head_that_does_not_lie_above_is_named(project, monkeypatch):
+    assert dense.gaps(project).count("DeepLabv3 +") == 1 and "no gap" not in dense.gaps(project)
+    assert dense.story(project).endswith(dense.gaps(project))
+    level, plain = dense.runs(project), dense.runs(project).query("row == 'fcn32_resnet50'")
+    for column in ("mean_iou", "counts"):
+        level.loc[level["row"] == "deeplabv3_resnet50", column] = plain[column].to_numpy()
+    monkeypatch.setattr(dense, "runs", lambda root: level)
+    assert dense.gaps(project).endswith("there may be no gap to close: DeepLabv3.")
+
+
 def test_rows_and_classes(project):
     rows = dense.rows(project).set_index("row")
     assert len(rows) == 23 and rows.loc["unet_resnet50", "n"] == 0 and math.isnan(rows.loc["unet_resnet50", "mean_iou"])
@@ -114,6 +138,7 @@ def test_without_any_run_all_is_open(tmp_path):
     assert dense.rows(tmp_path)["mean_iou"].isna().all() and dense.dose(tmp_path).empty and dense.classes(tmp_path).empty
     for number in ("9.1", "9.2"):
         figures.show(number, root=tmp_path)
+    assert dense.gaps(tmp_path) == "" and dense.story(tmp_path).startswith("None of them")
 
 
 def test_figures(project):

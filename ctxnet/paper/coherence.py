@@ -166,15 +166,15 @@ def contrast_table(root="."):
         pairs = [_pair(line, *form) for form in forms]
         rows.append([
             studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
-            words.p_text(line["p_holm"]), studies.margin(line), f"{count} of {line['planned']}",
+            studies.p_cell(line), studies.margin(line), f"{count} of {line['planned']}",
             studies.verdict(line, "cell"), *pairs,
         ])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
         f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
-        f"{len(frame)}, margin of equivalence, replicates of each cell. {_when(root)} Parameters without classifier, "
-        "multiply-adds per image and training loss of the last epoch: cells with positive / negative weight, loss as the "
-        "mean over the replicates that are there."
+        f"{len(frame)}, of the contrary where that is what was shown, margin of equivalence, replicates of each cell. "
+        f"{_when(root)} Parameters without classifier, multiply-adds per image and training loss of the last epoch: cells "
+        "with positive / negative weight, loss as the mean over the replicates that are there."
     )
     numbers = [column for column in range(1, len(header)) if header[column] != "verdict"]
     return words.Table(header, rows, numbers, "6.1", caption, rests_on=(PROTOCOL,), file=FILES["contrasts"])
@@ -249,12 +249,9 @@ def _sd(line, part):
 
 def summary(root="."):
     """The verdicts by name, as a Markdown list."""
-    lines = []
-    frame = contrasts(root).to_dict("records")
-    for line in frame:
-        name = words.plain(line["contrast"].replace("_", " "))
-        lines.append(f"- {name}: {studies.verdict(line, 'cell')}{studies.numbers(line)}.")
-    return "\n".join(lines)
+    lines = contrasts(root).to_dict("records")
+    names = [words.plain(line["contrast"].replace("_", " ")) for line in lines]
+    return "\n".join(f"- {name}: {studies.came_of(line, 'cell')}" for name, line in zip(names, lines, strict=True))
 
 
 def story(root="."):

@@ -15,6 +15,7 @@ from ctxnet.models.segmentation import SEGMENTERS
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, studies, words
 from ctxnet.paper.contrasts import family
+from ctxnet.paper.results import BASELINE
 from ctxnet.records import class_iou, read_counts, read_provenance, records_of
 
 PROTOCOL = "dense"
@@ -24,7 +25,7 @@ BLOCK = 15  # frames of a drive drawn together; of the test frames one a second 
 DRAWS, SEED = 2000, 0
 HEADS = {"fcn32": "FCN-32s", "fpn": "sum of stages", "deeplabv3": "DeepLabv3", "unet": "U-Net", "hrnetv2": "HRNetV2"}
 ROW_COLUMNS = ["row", "network", "n", "interval_over", "low", "high", "mean_iou", "pixel_accuracy", "parameters", "minutes",
-               "sd"]  # fmt: skip
+               "sd", "difference", "difference_low", "difference_high"]  # fmt: skip
 FILES = {name: f"tables/dense_{name}.csv" for name in ("contrasts", "rows", "classes", "dose")}
 CONTRAST_COLUMNS = [name for name in studies.CONTRAST_COLUMNS if name not in ("kind", "most")]
 
@@ -123,6 +124,27 @@ def interval(values, over_blocks, count):
     return np.mean(values) - half, np.mean(values) + half, "frames" if len(values) < 2 else "seeds and frames"
 
 
+def difference(row, other, frame, draws):
+    """(estimate, low, high) of the mean IoU of ``row`` less that of ``other``, in points: 95 % over seeds and blocks.
+
+    Both are judged by the same frames, so that what a draw of blocks does to both alike cancels out.
+
+    Args:
+        frame, draws: as :func:`runs` and :func:`resampled` give them.
+
+    Returns:
+        NaN where one of them has no run; no interval (NaN) of fewer than two seeds.
+    """
+    values = [frame.loc[frame["row"] == name, "mean_iou"] for name in (row, other)]
+    estimate = values[0].mean() - values[1].mean()
+    if min(map(len, values)) < 2:
+        return estimate, math.nan, math.nan
+    parts = [(draws[row] - draws[other]).var(), *(each.var() / len(each) for each in values)]
+    error, degrees = statistics.standard_error(parts, [count_blocks(frame), *map(len, values)])
+    half = float(statistics.half_width(error, degrees))
+    return estimate, estimate - half, estimate + half
+
+
 # ---- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +177,8 @@ def formula(cells):
 
 def rows(root="."):
     """Every planned row: ``row``, ``network``, ``n``, ``mean_iou``, ``low``, ``high``, ``interval_over``, ``sd``,
-    ``pixel_accuracy``, ``parameters``, ``minutes``; percent, NaN without a run."""
+    ``pixel_accuracy``, ``parameters``, ``minutes``; ``difference`` to plain ResNet-50 with the same head and its interval,
+    see :func:`difference`. Percent and points, NaN without a run."""
     frame, (names, _) = runs(root), planned(root)
     draws, count = resampled(frame), count_blocks(frame)
     lines = []
@@ -166,6 +189,9 @@ def rows(root="."):
             over = interval(mine["mean_iou"], draws[name].var(), count)
             line["low"], line["high"], line["interval_over"] = over
         line |= {key: mine[key].mean() for key in ("mean_iou", "pixel_accuracy", "parameters", "minutes")}
+        plain = f"{SEGMENTERS[name][0]}_{BASELINE}"
+        against = (math.nan,) * 3 if name == plain else difference(name, plain, frame, draws)
+        line |= dict(zip(("difference", "difference_low", "difference_high"), against, strict=True))
         lines.append(line | {"sd": mine["mean_iou"].std()})
     return pd.DataFrame(lines, columns=ROW_COLUMNS)
 
@@ -225,20 +251,35 @@ def contrast_table(root="."):
     for line in frame.to_dict("records"):
         lines.append([
             studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
-            words.p_text(line["p_holm"]), studies.margin(line), f"{line['n']} of {line['planned']}",
+            studies.p_cell(line), studies.margin(line), f"{line['n']} of {line['planned']}",
             studies.verdict(line, "row"),
         ])  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of mean IoU on the test frames: estimate, "
-        "95 % interval over seeds and blocks of time, p after Holm's correction for all of them. A contrast is open until "
-        "every row it speaks of has all of its seeds."
+        "95 % interval over seeds and blocks of time, p after Holm's correction for all of them, of the contrary where "
+        "that is what was shown. A contrast is open until every row it speaks of has all of its seeds."
     )
     return _table("9.2", "contrasts", header, lines, caption, range(1, 6))
 
 
 def story(root="."):
-    """What became of the contrasts that were tested, see :func:`ctxnet.paper.studies.story`."""
-    return studies.story(contrasts(root), "row")
+    """What became of the contrasts that were tested, see :func:`ctxnet.paper.studies.story`, and :func:`gaps`."""
+    return f"{studies.story(contrasts(root), 'row')}\n\n{gaps(root)}".rstrip()
+
+
+def gaps(root="."):
+    """How far the heads lie above FCN-32s, all on plain ResNet-50, and whether there is a gap to close, in words."""
+    frame = runs(root)
+    draws, plain = resampled(frame), f"fcn32_{BASELINE}"
+    others = [row for row in (f"{head}_{BASELINE}" for head in HEADS) if row in draws and row != plain]
+    found = {label(row): difference(row, plain, frame, draws) for row in others} if plain in draws else {}
+    found = {name: numbers for name, numbers in found.items() if not math.isnan(numbers[1])}
+    if not found:
+        return ""
+    said = [f"{name} {_points(*numbers)}" for name, numbers in found.items()]
+    text = f"Heads on plain ResNet-50 against {label(plain)}, in points with 95 % intervals, exploratory: {', '.join(said)}."
+    none = [name for name, (_, low, _) in found.items() if low <= 0]
+    return text + (f" Not shown to lie above it, so that there may be no gap to close: {', '.join(none)}." if none else "")
 
 
 def _table(number, name, header, lines, caption, numbers=None, after=""):
@@ -248,20 +289,29 @@ def _table(number, name, header, lines, caption, numbers=None, after=""):
 
 def row_table(root="."):
     """:func:`rows` as a :class:`ctxnet.paper.words.Table`."""
-    header = ["network", "n", "mean IoU %", "95 % interval", "s.d.", "pixel accuracy %", "params M", "minutes"]
+    header = ["network", "n", "mean IoU %", "95 % interval", "− plain (95 %)", "s.d.", "pixel accuracy %", "params M",
+              "minutes"]  # fmt: skip
     lines, frame = [], rows(root)
     seeds = len(planned(root)[1])
     numbers = [("sd", 1, ".2f"), ("pixel_accuracy", 1, ".1f"), ("parameters", 1e6, ".2f"), ("minutes", 1, ".1f")]
     for line in frame[frame["n"] > 0].to_dict("records"):
         first = [line["network"], f"{line['n']} of {seeds}", words.or_dash(line["mean_iou"], ".1f"), words.interval(line)]
-        lines.append([*first, *(words.or_dash(line[key] / unit, form) for key, unit, form in numbers)])
+        against = _points(line["difference"], line["difference_low"], line["difference_high"])
+        lines.append([*first, against, *(words.or_dash(line[key] / unit, form) for key, unit, form in numbers)])
     caption = (
-        "Every row on the 233 test frames. Mean IoU over the eleven classes, void left out; s.d. over seeds; parameters "
-        "without classifier; minutes of training, which depend on what else the machine does. †: one seed, over frames "
+        "Every row on the 233 test frames. Mean IoU over the eleven classes, void left out; − plain: points above plain "
+        "ResNet-50 with the same head, exploratory and not corrected for their number; s.d. over seeds; parameters without "
+        "classifier; minutes of training, which depend on what else the machine does. †: one seed, over frames "
         "alone."
     )
     after = words.without_runs(len(frame) - len(lines), len(frame), COMMAND)
     return _table("9.3", "rows", header, lines, caption, after=after)
+
+
+def _points(estimate, low, high):
+    """A difference with its interval where it has one, in text: "+1.2 (+0.3 to +2.1)"."""
+    text = words.minus(words.or_dash(estimate, "+.1f"))
+    return text if math.isnan(low) else f"{text} ({words.between(low, high, '+.1f')})"
 
 
 def class_table(root="."):

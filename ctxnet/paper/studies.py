@@ -83,6 +83,13 @@ def margin(line):
     return "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
 
 
+def p_cell(line):
+    """p of a contrast as a cell of a table; that of the contrary where that is what was shown."""
+    if line["verdict"] == "refuted":
+        return f"{words.p_text(line['p_against'])}, contrary"
+    return words.p_text(line["p_holm"])
+
+
 def verdict(line, of):
     """A verdict with what is missing; ``of``: what has replicates, "cell" or "row"."""
     if line["verdict"].startswith("open"):
@@ -102,8 +109,13 @@ def story(frame, of):
         frame: of :data:`CONTRAST_COLUMNS`; ``of`` as for :func:`verdict`.
     """
     tested = [line for line in frame.to_dict("records") if not words.unknown(line["estimate"])]
-    lines = [f"- {words.plain(line['text'])} {verdict(line, of)}{numbers(line)}." for line in tested]
+    lines = [f"- {words.plain(line['text'])} {came_of(line, of)}" for line in tested]
     return "\n".join(lines) or "None of them has had as many replicates as its first look needs."
+
+
+def came_of(line, of):
+    """Verdict and numbers of a contrast, as what ends a sentence; ``of`` as for :func:`verdict`."""
+    return f"{verdict(line, of)}{numbers(line)}."
 
 
 def numbers(line):
