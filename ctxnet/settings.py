@@ -1,6 +1,8 @@
 """Settings from a YAML file: every problem is one line that names the file, the key and the nearest valid value."""
 
+import copy
 import dataclasses
+import functools
 import re
 from pathlib import Path
 
@@ -34,6 +36,12 @@ _Loader.add_implicit_resolver(
 )
 
 
+@functools.lru_cache(maxsize=8)
+def _parsed(text):
+    """Of the text and not of the file: a chapter asks for the same settings a hundred times, and an edit is seen at once."""
+    return _Loader(text).get_single_data()
+
+
 def read_yaml(path):
     """The groups of a settings file as a dict.
 
@@ -45,7 +53,7 @@ def read_yaml(path):
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no settings here; run from the root of the repository")
     try:
-        values = _Loader(path.read_bytes().decode("utf-8")).get_single_data()
+        values = copy.deepcopy(_parsed(path.read_bytes().decode("utf-8")))
     except UnicodeDecodeError as error:
         line = 1 + error.object[: error.start].count(b"\n")
         raise ValueError(f"{path}: line {line} is not UTF-8; save the file in that encoding") from None
