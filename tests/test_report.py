@@ -1,6 +1,7 @@
 """Tables, claims and figures on a fabricated results tree: every number in it is made up."""
 
 import csv
+import functools
 import json
 import math
 import re
@@ -71,6 +72,14 @@ def fake_profile(variant, side, seed):
     )
 
 
+@functools.lru_cache(maxsize=512)
+def fake_context(variant, size, seed, shares):
+    """:func:`fake_profile` as its file holds it; the same ones stand in most projects of these tests."""
+    profile = fake_profile(variant, size, seed)
+    numbers = {f"erf{part}_share": [0.1] * len(profile.layers) for part in (50, 90, 99)} if shares else {}
+    return encode_profile(profile, numbers=numbers)
+
+
 def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True, accuracy=None):
     """Write made-up results under ``root``, in the layout that training and measuring leave.
 
@@ -80,7 +89,7 @@ def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True, 
     for number, variant in enumerate(dict.fromkeys(variants)):
         if measured:
             folder = root / "results" / "measure" / variant
-            context = encode_profile(fake_profile(variant, 56, number))
+            context = fake_context(variant, 56, number, shares=False)
             write_record(folder, {"variant": variant}, {"context.npz": context}, {"commit": "0" * 40})
         for seed in seeds:
             rng = np.random.default_rng([number, seed])
@@ -108,10 +117,8 @@ def fabricate(root, variants=ROWS, protocol="small", seeds=(0,), measured=True, 
             }
             record |= {"epochs": 5, "parameters": 1_500_000, "config": {}, "config_hash": "made up"}
             record["images"] = write_images(protocol, names, labels.tolist(), root)
-            profile = fake_profile(variant, 32, number + 100 * (seed + 1))
-            numbers = {f"erf{part}_share": [0.1] * len(profile.layers) for part in (50, 90, 99)}
             files = {
-                "context.npz": encode_profile(profile, numbers=numbers),
+                "context.npz": fake_context(variant, 32, number + 100 * (seed + 1), shares=True),
                 "history.csv": encode_csv(results.HISTORY_COLUMNS, epochs),
                 "predictions.bin": encode_predictions(predicted),
             }
