@@ -7,6 +7,7 @@ once in ``results/<protocol>/images/``. Records of the measured networks have no
 """
 
 import csv
+import functools
 import hashlib
 import io
 import zlib
@@ -237,7 +238,7 @@ def _images(folder, digest):
 
 
 def read_list(folder, digest, parse):
-    """``parse(rows)`` of what :func:`write_list` kept, each row a list of texts.
+    """``parse(rows)`` of what :func:`write_list` kept, each row a tuple of texts.
 
     It lies in the protocol's folder, which is above the run's also when that was set aside.
     """
@@ -247,8 +248,14 @@ def read_list(folder, digest, parse):
     if hashlib.sha256(data).hexdigest() != digest:
         raise DamagedRecord(path, path)
     with _named(path, path):
-        _, *rows = csv.reader(io.StringIO(data.decode()))
-        return parse(rows)
+        return parse(_rows(data))
+
+
+@functools.lru_cache(maxsize=8)
+def _rows(data):
+    """Of the bytes: all runs of a protocol share one list."""
+    _, *rows = csv.reader(io.StringIO(data.decode()))
+    return tuple(map(tuple, rows))
 
 
 @contextmanager
