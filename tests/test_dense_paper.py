@@ -61,11 +61,11 @@ def test_blocks_are_less_sure_than_frames(project):
     """Frames that resemble their neighbours say less than as many independent ones."""
     frame = dense.runs(project)
     frame = frame[frame["row"] == "fcn32_resnet50"]
-    over_blocks = dense.resampled(frame)["fcn32_resnet50"].var()
+    over_blocks = dense.resampled(frame)["fcn32_resnet50"][:, 0].var()
     rng, single = np.random.default_rng(0), []
     for _ in range(300):
         weights = np.bincount(rng.integers(0, len(NAMES), len(NAMES)), minlength=len(NAMES))
-        single.append(np.mean([100 * dense._mean_iou(np.einsum("f,pfc->pc", weights, c)) for c in frame["counts"]]))
+        single.append(np.mean([100 * dense._scores(np.einsum("f,pfc->pc", weights, c))[0] for c in frame["counts"]]))
     assert over_blocks > 2 * np.var(single)
 
 
@@ -88,14 +88,16 @@ def test_contrasts_are_open_until_every_seed_is_there(project):
 def test_a_difference_is_judged_on_the_same_blocks(project):
     frame, tested = dense.runs(project), dense.contrasts(project).set_index("contrast")
     draws = dense.resampled(frame)
-    found = dense.difference("fcn32_resnet50_perm1", "fcn32_resnet50", frame, draws)
+    every = dense.differences("fcn32_resnet50_perm1", "fcn32_resnet50", frame, draws)
+    found = tuple(every[0])
+    assert every.shape == (12, 3) and every[1:, 0].mean() == pytest.approx(found[0])
     assert found == pytest.approx(tuple(tested.loc["permutation_helps_every_pixel", ["estimate", "low", "high"]]))
     rows = dense.rows(project).set_index("row")
     assert tuple(rows.loc["fcn32_resnet50_perm1", ["difference", "difference_low", "difference_high"]]) == found
     assert rows.loc["fcn32_resnet50", ["difference", "difference_low"]].isna().all()
     halves = (rows["high"] - rows["low"]).loc[["fcn32_resnet50_perm1", "fcn32_resnet50"]] / 2
     assert found[2] - found[1] < halves.sum()  # what the blocks do to both alike is not counted
-    single = dense.difference("fcn32_resnet50_identity", "fcn32_resnet50", frame, draws)
+    single = dense.differences("fcn32_resnet50_identity", "fcn32_resnet50", frame, draws)[0]
     assert abs(single[0]) < 3 and math.isnan(single[1]) and math.isnan(single[2])
 
 
@@ -119,6 +121,14 @@ def test_rows_and_classes(project):
     assert list(dense.classes(project)["row"]) == [row for row in rows.index if row in GAIN]
 
 
+def test_what_a_permutation_changes_by_head_and_class(project):
+    found = dense.effects(project)
+    assert list(found["class"]) == ["all", *CLASSES] and set(found["row"]) == {"fcn32_resnet50_perm1"}  # of the pairs
+    assert (found["low"] > 5).all() and (found["high"] < 25).all() and set(found["n"]) == {3}
+    (line,) = dense.effect_table(project).rows
+    assert line[0] == "FCN-32s" and all(cell.startswith("+") and cell.endswith("∗") for cell in line[3:])
+
+
 def test_tables_say_what_is_not_there(project, tmp_path):
     status = dense.status(project)
     assert status.startswith("Protocol `dense`: 10 of 69 runs are there") and dense.COMMAND in status
@@ -127,7 +137,7 @@ def test_tables_say_what_is_not_there(project, tmp_path):
     assert dense.search_table(project).markdown().count("not run") == 6
     assert len(dense.class_table(project).rows) == 4
     assert sorted(path.name for path in dense.write_dense(project, tmp_path).iterdir()) == [
-        "dense_classes.csv", "dense_contrasts.csv", "dense_dose.csv", "dense_rows.csv",
+        "dense_classes.csv", "dense_contrasts.csv", "dense_dose.csv", "dense_effects.csv", "dense_rows.csv",
     ]  # fmt: skip
 
 
