@@ -30,7 +30,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from ctxnet.files import write_csv
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, words
 from ctxnet.paper.results import MissingRecord, independent_runs, load_initial, load_profile
@@ -179,9 +178,9 @@ def parts(protocol, root="."):
     for claim in CLAIMS:
         sides = {"within": [("above", -claim.bound), ("below", claim.bound)]}.get(claim.side, [(claim.side, claim.bound)])
         for (a, b), (side, bound) in itertools.product(claim.pairs, sides):
-            row = dict.fromkeys(PART_COLUMNS, math.nan) | {"claim": claim.text, "a": a, "b": b, "side": side, "bound": bound}
-            row |= {"quantity": claim.quantity, "reading": "no record yet"}
-            row |= {"seeds_a": _seeds(a, answers), "seeds_b": _seeds(b, answers)}
+            row = {"claim": claim.text, "a": a, "b": b, "side": side, "bound": bound, "quantity": claim.quantity}
+            row |= {f"seeds_{key}": len(answers[name][1]) if name in answers else 0 for key, name in (("a", a), ("b", b))}
+            row["reading"] = "no record yet"
             if claim.quantity == "seen":
                 row |= _seen(a, root)
             elif claim.quantity == "top1":
@@ -203,13 +202,13 @@ def evaluate(frame):
     for claim in CLAIMS:
         mine = frame[frame["claim"] == claim.text]
         tested = mine["p_for"].dropna()
-        p_for = tested.max() if len(tested) == len(mine) else 1.0
+        whole = len(tested) == len(mine)
+        p_for = tested.max() if whole else 1.0
         p_against = min(1.0, len(tested) * (1 - tested).min()) if len(tested) else 1.0
         row = {"claim": claim.text, "section": claim.section, "test": claim.test, "parts": len(mine)}
         row |= {"parts_tested": len(tested), "for": p_for < p_against, "none": (mine["seeds_a"] == 0).all()}
         row["p"] = min(1.0, 2 * min(p_for, p_against)) if len(tested) else math.nan
-        row["needed"] = _needed(mine.dropna(subset="p_for")) if len(tested) == len(mine) else math.nan
-        rows.append(row)
+        rows.append(row | {"needed": _needed(mine) if whole else math.nan})
     found = pd.DataFrame(rows)
     found["p_holm"] = statistics.holm(found["p"])
     clear = found["p_holm"] <= statistics.LEVEL
@@ -226,10 +225,8 @@ def _trained_distances(protocol, variant, records, root):
 
 
 def initial_distances(root="."):
-    """k -> the same at initialisation, full size, for k = 0 (plain ResNet-50), 1, 3 and 5 permutations, as far as measured.
-
-    One draw of the permutations each, so a description and no test.
-    """
+    """k -> mean distance over the early blocks at initialisation, full size, of k = 0, 1, 3 and 5 permutations, as far as
+    measured; of one draw of the permutations each, so a description and no test."""
     found = {}
     for k in (0, 1, 3, 5):
         with contextlib.suppress(MissingRecord):
@@ -305,15 +302,10 @@ def write_claims(protocol, root=".", home=None):
     if not results.has_thesis_numbers(results.settings_of(protocol, root)):
         return None
     found = parts(protocol, root)
-    verdicts = evaluate(found).set_index("claim")
-    path = Path(home or Path(root) / "results" / protocol) / FILE
-    rows = []
-    for row in found.to_dict("records"):
-        about = verdicts.loc[row["claim"]]
-        values = [*(row[key] for key in PART_COLUMNS), about["p_holm"], about["verdict"], about["reason"]]
-        rows.append(list(map(words.written, values)))
-    write_csv(path, [*PART_COLUMNS, "claim_p_holm", "claim_verdict", "claim_reason"], rows)
-    return path
+    verdicts = evaluate(found).set_index("claim")[["p_holm", "verdict", "reason"]].add_prefix("claim_")
+    home = Path(home or Path(root) / "results" / protocol)
+    words.write_frames(home, {FILE: found.join(verdicts, on="claim")})
+    return home / FILE
 
 
 def _part(found, side, bound):
@@ -387,10 +379,6 @@ def _part_cells(row):
         label = VARIANTS[row["a" if of_a else "b"]].label.replace(" = ", "=")
         ours = f"{label}: {ours}" if of_a else f"{ours} to {label}"
     return thesis, words.minus(ours), f"{row['seeds_a']}/{row['seeds_b']}" if row["b"] else "–"
-
-
-def _seeds(name, answers):
-    return len(answers[name][1]) if name in answers else 0
 
 
 def _shares(profile):

@@ -118,19 +118,19 @@ def load_sample(root=".", leave_out=()):
     rows, accuracies = measured(root)[0], read_accuracies(root)
     names = [n for n in rows if n in accuracies and not rows[n].get("early")]
     names = [n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in leave_out)]
-    column = lambda key: np.array([rows[n][key] for n in names], dtype=float)  # noqa: E731
-    last = lambda key: np.array([math.nan if rows[n][key][-1] is None else rows[n][key][-1] for n in names])  # noqa: E731
-    context = {
-        "rf_share": last("rf_share"),
-        "covers": (last("rf_share") == 1).astype(float),
-        "third": last("third"),
-        "distance_share": last("distance") / column("size"),
-    }
-    known = lambda key: [accuracies[n][key] for n in names]  # noqa: E731
+
+    def column(of, key):
+        return np.array([of[n][key] for n in names], dtype=float)
+
+    def last(key):
+        return np.array([rows[n][key][-1] for n in names], dtype=float)  # NaN for None
+
+    context = {"rf_share": last("rf_share"), "covers": (last("rf_share") == 1).astype(float), "third": last("third")}
+    context["distance_share"] = last("distance") / column(rows, "size")
     return Sample(
-        names, [rows[n]["family"] for n in names], context, column("parameters"), column("multiply_adds"),
-        np.array(known("test_size"), dtype=float), np.array([TRAININGS.index(t) for t in known("training")], dtype=int),
-        np.array(known("top1"), dtype=float),
+        names, [rows[n]["family"] for n in names], context, column(rows, "parameters"), column(rows, "multiply_adds"),
+        column(accuracies, "test_size"), np.array([TRAININGS.index(accuracies[n]["training"]) for n in names], dtype=int),
+        column(accuracies, "top1"),
     )  # fmt: skip
 
 
@@ -363,17 +363,15 @@ def outliers(sample, hypothesis, count=5):
     expected = 1 / (1 + np.exp(-design @ np.linalg.lstsq(design, y, rcond=None)[0]))
     rest = 100 * (sample.top1 - expected)
     order = np.argsort(rest, kind="stable")
-    best, worst = order[::-1][:count], order[:count]
-    return [(sample.names[i], float(rest[i])) for i in best], [(sample.names[i], float(rest[i])) for i in worst]
+    return tuple([(sample.names[i], float(rest[i])) for i in ends] for ends in (order[::-1][:count], order[:count]))
 
 
 def little_context(sample, count=6, share=0.1):
     """Who reaches much with little: among the ``share`` of networks with the least mean distance, those with the best
     accuracy, [(name, distance as a share of the side, top-1)]."""
     distance = sample.context["distance_share"]
-    keep = np.isfinite(distance)
-    if not keep.any():
+    if not np.isfinite(distance).any():
         return []
-    least = np.flatnonzero(keep & (distance <= np.quantile(distance[keep], share)))
+    least = np.flatnonzero(distance <= np.nanquantile(distance, share))
     best = least[np.argsort(-sample.top1[least], kind="stable")][:count]
     return [(sample.names[i], float(distance[i]), float(sample.top1[i])) for i in best]

@@ -7,7 +7,7 @@ import numpy as np
 from ctxnet.atlas.accuracies import ADDRESS, TRAININGS, read_accuracies
 from ctxnet.paper import law
 from ctxnet.paper.figures.law import ACCURACIES, COMMAND, label
-from ctxnet.paper.words import Table, minus, or_dash, plain
+from ctxnet.paper.words import Table, filled, minus, or_dash, plain
 
 _KINDS = {
     "waiting": "wait for their turn",
@@ -32,9 +32,8 @@ def status(root="."):
     text = f"**{len(done)} of {within}** architectures of timm within the limit of parameters are measured"
     text += f" ({100 * len(done) / within:.1f} %)" if within else ""
     text += f"; {kinds['large']} are larger." if kinds["large"] else "."
-    rest = Counter()
-    for kind in kinds.keys() - {"large"}:
-        rest[_KINDS.get(kind, "failed in the network itself or in a library")] += kinds[kind]
+    rest = Counter(_KINDS.get(row["refused"], "failed in the network itself or in a library")
+                   for row in others.values() if row["refused"] != "large")  # fmt: skip
     reasons = [f"{count} {reason}" for reason, count in sorted(rest.items())]
     text += f" Of the others {'; '.join(reasons)}." if reasons else ""
     text += f" {probes:,} probes of the networks themselves found "
@@ -70,19 +69,18 @@ def sample_text(root="."):
 def effects(root="."):
     """The hypotheses on both parts of the sample; a :class:`Table`, empty without accuracies."""
     plan, sample = law.plan_and_sample(root)
-    rows = []
-    for hypothesis in plan.hypotheses.values() if sample.names else ():
-        for name, part in law.parts(root):
-            found = law.effect(part, hypothesis, plan)
-            rows.append([
-                label(hypothesis).replace("\n", " "), name, str(found.networks), str(found.families),
-                _interval(found.points, found.low, found.high, ".2f"), or_dash(found.within, "+.2f"),
-                _interval(found.rho, found.rho_low, found.rho_high, ".2f"),
-                _interval(found.partial, found.partial_low, found.partial_high, ".2f"),
-                f"**{found.verdict}**" if name == "kept back" else "",
-            ])  # fmt: skip
-    header = ["hypothesis", "part", "networks", "families", "effect, points", "within families", "rank correlation",
-              "the same, partial", "verdict"]  # fmt: skip
+    lines = [
+        vars(law.effect(part, hypothesis, plan)) | {"label": label(hypothesis).replace("\n", " "), "part": name}
+        for hypothesis in plan.hypotheses.values() if sample.names
+        for name, part in law.parts(root)
+    ]  # fmt: skip
+    header, rows = filled({
+        "hypothesis": "{label}", "part": "{part}", "networks": "{networks}", "families": "{families}",
+        "effect, points": "{points:+.2f} ({low:.2f} … {high:.2f})", "within families": "{within:+.2f}",
+        "rank correlation": "{rho:+.2f} ({rho_low:.2f} … {rho_high:.2f})",
+        "the same, partial": "{partial:+.2f} ({partial_low:.2f} … {partial_high:.2f})",
+        "verdict": lambda line: f"**{line['verdict']}**" if line["part"] == "kept back" else "",
+    }, lines)  # fmt: skip
     caption = "Effects in points of top-1 at 80 %, rank correlations, with 95 % intervals of a bootstrap over families."
     if any("(–" in cell for line in rows for cell in line):
         caption += (
@@ -90,10 +88,6 @@ def effects(root="."):
             "does not vary in the families they drew."
         )
     return Table(header, rows, numbers=range(2, 8), number="10.1", caption=caption, rests_on=("timm",))
-
-
-def _interval(value, low, high, form):
-    return f"{or_dash(value, '+' + form)} ({or_dash(low, form)} … {or_dash(high, form)})"
 
 
 def verdicts(root="."):
@@ -131,23 +125,23 @@ def outliers(root="."):
     plan, sample = _shown(root)
     if not sample.names:
         return Table([], [])
-    place, tags, rows = {n: i for i, n in enumerate(sample.names)}, read_accuracies(root), []
-
-    def line(kind, name, points):
-        i, context = place[name], sample.context
-        rows.append([kind, f"`{name}`", plain(tags[name]["tag"]), f"{sample.parameters[i] / 1e6:.1f}",
-                     or_dash(100 * context["distance_share"][i], ".1f"), or_dash(100 * context["third"][i], ".0f"),
-                     f"{100 * sample.top1[i]:.1f}", points])  # fmt: skip
-
-    for name, _, _ in law.little_context(sample):
-        line("much with little", name, "")
     above, below = law.outliers(sample, plan.hypotheses["distance"])
-    for kind, found in (("above the model", above), ("below the model", below)):
-        for name, points in found:
-            line(kind, name, minus(f"{points:+.1f}"))
-    header = ["", "network", "weights", "parameters, M", "mean distance, %", "within a third, %", "top-1, %", "to the model"]
+    chosen = [("much with little", name, "") for name, *_ in law.little_context(sample)]
+    chosen += [("above the model", name, minus(f"{points:+.1f}")) for name, points in above]
+    chosen += [("below the model", name, minus(f"{points:+.1f}")) for name, points in below]
+    tags, lines = read_accuracies(root), []
+    for kind, name, points in chosen:
+        i = sample.names.index(name)
+        shares = {key: 100 * sample.context[key][i] for key in ("distance_share", "third")}
+        about = {"kind": kind, "name": name, "tag": plain(tags[name]["tag"]), "points": points}
+        lines.append(about | shares | {"parameters": sample.parameters[i] / 1e6, "top1": 100 * sample.top1[i]})
+    cells = filled({
+        "": "{kind}", "network": "`{name}`", "weights": "{tag}", "parameters, M": "{parameters:.1f}",
+        "mean distance, %": "{distance_share:.1f}", "within a third, %": "{third:.0f}", "top-1, %": "{top1:.1f}",
+        "to the model": "{points}",
+    }, lines)  # fmt: skip
     caption = "The most accurate of the tenth of networks with the least mean distance, and those furthest from the model."
-    return Table(header, rows, numbers=range(3, 8), number="10.2", caption=caption, rests_on=("timm",))
+    return Table(*cells, numbers=range(3, 8), number="10.2", caption=caption, rests_on=("timm",))
 
 
 def looked_at(root="."):
@@ -162,14 +156,17 @@ def looked_at(root="."):
         "Below the model": [name for name, _ in below],
         "All": sample.names,
     }
-    rows = []
+    lines = []
     for kind, names in kinds.items():
         part = sample.part(np.isin(sample.names, names))
         if names:
-            plain_training = np.mean(part.training == TRAININGS.index("in1k"))
-            numbers = [np.median(part.parameters) / 1e6, np.median(part.test_size), 100 * np.mean(part.context["covers"])]
-            shown = [f"{value:.{digits}f}" for value, digits in zip(numbers, (1, 0, 0), strict=True)]
-            rows.append([kind, str(len(names)), *shown, f"{100 * plain_training:.0f}"])
-    header = ["", "networks", "parameters, M", "test size, px", "RF covers the image, %", "ImageNet-1k alone, %"]
+            about = {"kind": kind, "count": len(names), "px": np.median(part.test_size)}
+            shares = {"covered": 100 * np.mean(part.context["covers"])}
+            shares["alone"] = 100 * np.mean(part.training == TRAININGS.index("in1k"))
+            lines.append(about | shares | {"parameters": np.median(part.parameters) / 1e6})
+    cells = filled({
+        "": "{kind}", "networks": "{count}", "parameters, M": "{parameters:.1f}", "test size, px": "{px:.0f}",
+        "RF covers the image, %": "{covered:.0f}", "ImageNet-1k alone, %": "{alone:.0f}",
+    }, lines)  # fmt: skip
     caption = "The networks of Table 10.2 beside all that are compared: medians, and shares of the networks."
-    return Table(header, rows, numbers=range(1, 6), number="10.3", caption=caption, rests_on=("timm",))
+    return Table(*cells, numbers=range(1, 6), number="10.3", caption=caption, rests_on=("timm",))

@@ -5,10 +5,8 @@ there (:mod:`ctxnet.paper.contrasts`), those of each size as a family of their o
 those of :data:`PROTOCOLS`, whichever protocol the other chapters show.
 """
 
-import csv
 import functools
 import math
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -42,13 +40,8 @@ def size(protocol, root="."):
 
 def runs(protocol, root="."):
     """The planned runs of a protocol that are there, as :func:`ctxnet.paper.results.replicates` gives them."""
-    frame, (rows, seeds) = _replicates(protocol, str(root), results.stamp_of([protocol], root)), planned(protocol, root)
+    frame, (rows, seeds) = results.replicates(protocol, root), planned(protocol, root)
     return frame[frame["variant"].isin(rows) & frame["seed"].isin(seeds)].reset_index(drop=True)
-
-
-@functools.lru_cache(maxsize=8)
-def _replicates(protocol, root, stamp):  # stamp: all records, so that new ones are read
-    return results.replicates(protocol, root)
 
 
 def costs(protocol, root="."):
@@ -58,12 +51,11 @@ def costs(protocol, root="."):
     settings, (rows, _) = results.settings_of(protocol, root), planned(protocol, root)
     scale = settings.image_size / 224 if settings.scale_offsets else 1.0
     counts = {row: _counts(row, settings.width, settings.image_size, scale) for row in {*rows, BASELINE}}
-    time = _times(protocol, root)
-    found = {}
-    for row in rows:
-        parameters, adds = (mine / plain for mine, plain in zip(counts[row], counts[BASELINE], strict=True))
-        found[row] = {"parameters": parameters, "multiply_adds": adds, "time": time.get(row, math.nan)}
-    return found
+    time, (plain, plain_adds) = _times(protocol, root), counts[BASELINE]
+    return {
+        row: {"parameters": counts[row][0] / plain, "multiply_adds": counts[row][1] / plain_adds,
+              "time": time.get(row, math.nan)} for row in rows
+    }  # fmt: skip
 
 
 @functools.lru_cache(maxsize=256)
@@ -82,10 +74,11 @@ def _counts(row, width, image_size, offset_scale):
 
 def _times(protocol, root):
     """{row: time of a step ÷ that of plain ResNet-50}, as the benchmark has it; empty without one."""
-    with suppress(FileNotFoundError), (Path(root) / BENCHMARK).open(newline="") as handle:
-        lines = [line for line in csv.DictReader(handle) if line["protocol"] == protocol]
-        return {line["row"]: float(line[f"time ÷ {BASELINE}"]) for line in lines}
-    return {}
+    path = Path(root) / BENCHMARK
+    if not path.exists():
+        return {}
+    lines = pd.read_csv(path).query("protocol == @protocol")
+    return dict(zip(lines["row"], lines[f"time ÷ {BASELINE}"], strict=True))
 
 
 def too_dear(cost):
@@ -146,15 +139,9 @@ def rows(root="."):
     lines = []
     for protocol in PROTOCOLS:
         seen, cost = runs(protocol, root), costs(protocol, root)
-        answers = results.read_answers(protocol, seen["variant"].unique(), seen.assign(top1=seen["top1"] / 100), root)
-        for row in planned(protocol, root)[0]:
-            mine = seen[seen["variant"] == row]
-            line = dict.fromkeys(ROW_COLUMNS, math.nan) | {"protocol": protocol, "row": row, "n": len(mine)}
-            line |= {"architecture": VARIANTS[row].label, "interval_over": ""} | cost[row]
-            if len(mine):
-                line |= results.accuracy(answers[row][1])
-                line |= {"sd": mine["top1"].std(), "train_loss": mine["train_loss"].mean()}
-            lines.append(line)
+        for line in results.means(protocol, planned(protocol, root)[0], seen, root):
+            loss = seen.loc[seen["variant"] == line["row"], "train_loss"].mean()
+            lines.append(line | {"protocol": protocol, "train_loss": loss} | cost[line["row"]])
     return pd.DataFrame(lines, columns=ROW_COLUMNS)
 
 
@@ -171,32 +158,33 @@ def status(root="."):
 
 def contrast_table(root="."):
     """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
-    header = ["contrast", "estimate", "95 % for all", "p", "n", "verdict", f"goal, +{GOAL:g}"]
-    frame, lines = contrasts(root), []
-    for line in frame.to_dict("records"):
-        lines.append([
-            studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low_all"], line["high_all"]),
-            words.p_text(line["p_holm"]), f"{line['n']} of {line['planned']}", studies.verdict(line, "row"),
-            line["goal"] or f"margin {studies.margin(line)}",
-        ])  # fmt: skip
+    frame = contrasts(root)
+    columns = {
+        "contrast": studies.named, "estimate": "{estimate:+.2f}",
+        "95 % for all": lambda line: words.between(line["low_all"], line["high_all"]),
+        "p": lambda line: words.p_text(line["p_holm"]), "n": "{n} of {planned}",
+        "verdict": lambda line: studies.verdict(line, "row"),
+        f"goal, +{GOAL:g}": lambda line: line["goal"] or f"margin {studies.margin(line)}",
+    }  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of top-1 against plain ResNet-50: estimate, "
         "interval that holds for all of one size together in 95 % of cases (Bonferroni, over replicates), p after Holm's "
         f"correction. The goal is an estimate of {GOAL:.1f} point or more with that interval above zero. A contrast is open "
         "until both of its rows have all of their replicates, whatever its numbers look like."
     )
-    return words.Table(header, lines, range(1, 5), "8.2", caption, rests_on=PROTOCOLS, file=FILES["contrasts"])
+    cells = words.filled(columns, frame.to_dict("records"))
+    return words.Table(*cells, range(1, 5), "8.2", caption, rests_on=PROTOCOLS, file=FILES["contrasts"])
 
 
 def cost_table(root="."):
     """:func:`costs` at both sizes as a :class:`ctxnet.paper.words.Table`."""
     found = {protocol: costs(protocol, root) for protocol in PROTOCOLS}
     columns = [("parameters", PROTOCOLS[0]), *((key, name) for key in SHARES[1:] for name in PROTOCOLS)]
-    lines = []
-    for row in planned(PROTOCOLS[0], root)[0]:
-        cells = [percent(found[name].get(row, {}).get(key, math.nan)) for key, name in columns]
-        lines.append([VARIANTS[row].label, *cells])
     header = ["row", "parameters", *(f"{key.replace('_', '-')}, {size(name, root)}" for key, name in columns[1:])]
+    lines = [
+        [VARIANTS[row].label, *(percent(found[name].get(row, {}).get(key, math.nan)) for key, name in columns)]
+        for row in planned(PROTOCOLS[0], root)[0]
+    ]
     caption = (
         "What each block adds to plain ResNet-50 as it is trained here, in percent: parameters without classifier and "
         "multiply-adds, counted on the networks, and time of a step of training, all rows in turn on one core. "
@@ -226,31 +214,28 @@ def percent(ratio):
 
 def row_table(root="."):
     """:func:`rows` as a :class:`ctxnet.paper.words.Table`."""
-    header = ["row", "image", "n", "top-1 %", "95 % interval", "s.d.", "training loss"]
-    header += [key.replace("_", "-") for key in SHARES]
-    lines, frame = [], rows(root)
-    about = {name: (size(name, root), len(planned(name, root)[1])) for name in PROTOCOLS}
-    for line in frame[frame["n"] > 0].to_dict("records"):
-        where, seeds = about[line["protocol"]]
-        numbers = [words.or_dash(line[key], form) for key, form in (("sd", ".2f"), ("train_loss", ".3f"))]
-        first = [line["architecture"], where, f"{line['n']} of {seeds}"]
-        spent = [percent(line[key]) for key in SHARES]
-        lines.append([*first, words.or_dash(line["top1"], ".2f"), words.interval(line), *numbers, *spent])
+    frame = rows(root)
+    columns = {
+        "row": "{architecture}", "image": lambda line: size(line["protocol"], root),
+        "n": lambda line: f"{line['n']} of {len(planned(line['protocol'], root)[1])}", "top-1 %": "{top1:.2f}",
+        "95 % interval": words.interval, "s.d.": "{sd:.2f}", "training loss": "{train_loss:.3f}",
+        "parameters": lambda line: percent(line["parameters"]),
+        "multiply-adds": lambda line: percent(line["multiply_adds"]), "time": lambda line: percent(line["time"]),
+    }  # fmt: skip
+    header, lines = words.filled(columns, frame[frame["n"] > 0].to_dict("records"))
     caption = (
         "Every row at both sizes; exploratory, and sizes are not compared with each other. Intervals cover replicates and "
         "images; s.d. over replicates; training loss of the last epoch; costs against plain ResNet-50."
     )
     make = "`, `".join(map(results.make_command, frame.loc[frame["n"] == 0, "protocol"].unique()))
-    numbers, caption = range(2, len(header)), caption + words.one_seed(frame)
-    after = words.without_runs(len(frame) - len(lines), len(frame), make)
-    return words.Table(header, lines, numbers, "8.3", caption, after, rests_on=PROTOCOLS, file=FILES["rows"])
+    after, caption = words.without_runs(len(frame) - len(lines), len(frame), make), caption + words.one_seed(frame)
+    return words.Table(header, lines, range(2, 10), "8.3", caption, after, rests_on=PROTOCOLS, file=FILES["rows"])
 
 
 def answer(root="."):
     """What became of the goal at each size, with the power that these replicates had, as a Markdown list."""
     frame = contrasts(root)
-    parts = {size(name, root): _answer(frame[frame["protocol"] == name], root) for name in PROTOCOLS}
-    return "\n".join(f"- {where}: {text}" for where, text in parts.items())
+    return "\n".join(f"- {size(name, root)}: {_answer(frame[frame['protocol'] == name], root)}" for name in PROTOCOLS)
 
 
 def _answer(frame, root):
@@ -267,9 +252,8 @@ def _answer(frame, root):
         named.append(f"{VARIANTS[line['row']].label} ({line['estimate']:+.2f} points{limit})")
     text = f"{count['reached']} of {len(asked)} blocks reach the goal" + (f": {', '.join(named)}." if named else ".")
     text += f" {count['missed']} miss it" + (f", {count['open']} are open." if count["open"] else ".")
-    chances = asked["power"].dropna()
-    span = "–".join(dict.fromkeys(f"{100 * chance:.0f}" for chance in (chances.min(), chances.max())))
-    text += f" A true gain of {GOAL:.1f} point would have been shown in {span} % of cases."
+    text += f" A true gain of {GOAL:.1f} point would have been shown in {words.span(100 * asked['power'].dropna(), '.0f')} %"
+    text += " of cases."
     return words.minus(text)
 
 

@@ -26,13 +26,10 @@ def accuracies(protocol, root="."):
     """Rows that have a record, the best first: dicts of :data:`COLUMNS`, accuracies as shares in 0…1.
 
     ``low``/``high``: 95 % interval over the validation images (Wilson) for one seed, over seeds and images for several.
-
-    Raises:
-        BadRecord: see :func:`ctxnet.paper.results.load_records`.
     """
     records = results.load_records(protocol, root)
     lines = []
-    for name, (images, right) in results.read_answers(protocol, list(VARIANTS), records, root).items():
+    for name, (images, right) in results.read_answers(protocol, VARIANTS, records, root).items():
         mean, low, high, _ = statistics.row_interval(right)
         values = (name, VARIANTS[name].label, mean, low, high, len(right), len(images))
         lines.append(dict(zip(COLUMNS, values, strict=True)))
@@ -72,23 +69,17 @@ def reading(lines, far):
 
     Above one half: in most images; above guessing, but not that: in some; else nothing tells the row from guessing.
     """
-    most = [line for line in lines if line["low"] > 0.5]
-    some = [line for line in lines if CHANCE < line["low"] <= 0.5]
-    none = [line for line in lines if line["low"] <= CHANCE]
-    groups = (
-        (most, "looks", "look", f"{far} px far in most images (interval above 50 %)"),
-        (some, "does", "do", f"so in some, above guessing ({100 * CHANCE:.0f} %) but not above 50 %"),
-        (none, "is", "are", "not told from guessing"),
-    )
-    parts = [
-        f"{len(group)} {f'row {one}' if len(group) == 1 else f'rows {many}'} {what}: {_names(group)}"
-        for group, one, many, what in groups if group
-    ]  # fmt: skip
+    parts = []
+    for low, high, one, many, what in (
+        (0.5, 1, "looks", "look", f"{far} px far in most images (interval above 50 %)"),
+        (CHANCE, 0.5, "does", "do", f"so in some, above guessing ({100 * CHANCE:.0f} %) but not above 50 %"),
+        (-1, CHANCE, "is", "are", "not told from guessing"),
+    ):
+        group = [f"{line['architecture']} ({100 * line['top1']:.0f} %)" for line in lines if low < line["low"] <= high]
+        if group:
+            rows = f"row {one}" if len(group) == 1 else f"rows {many}"
+            parts.append(f"{len(group)} {rows} {what}: {', '.join(group)}")
     return f"By their intervals, {'; '.join(parts)}." if parts else "No row has a record, so there is nothing to read."
-
-
-def _names(lines):
-    return ", ".join(f"{line['architecture']} ({100 * line['top1']:.0f} %)" for line in lines)
 
 
 def write_probe(protocol, root="."):

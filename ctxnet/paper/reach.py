@@ -24,6 +24,7 @@ TASKS = {
     "probe": {dose: f"probe_d{dose}" for dose in DOSES},
     "pathfinder": {dashes: f"pathfinder_{dashes}" for dashes in pathfinder.LENGTHS},
 }
+UNITS = {"probe": "px", "pathfinder": "dashes"}
 CHANCE = {"probe": 1 / len(probe.CLASSES), "pathfinder": 1 / len(pathfinder.CLASSES)}
 COMMANDS = {
     "probe": f"for d in {' '.join(map(str, DOSES))}; do python -m ctxnet campaign --protocol probe_d$d; done",
@@ -79,9 +80,8 @@ def _runs(task, root, stamp):  # stamp: all records, so that new ones are read
         for about in known[known["variant"].isin(rows) & known["seed"].isin(seeds)].to_dict("records"):
             history = results.load_history(protocol, about["variant"], about["seed"], root)
             profile = results.load_profile(protocol, about["variant"], about["seed"], root)
-            line = {"row": about["variant"], "dose": dose, "seed": about["seed"], "top1": about["top1"]}
-            line |= {"images": _images(history, shown, task), "distance": about["distance"]}
-            line |= {"side": rf_side(profile.rf[-1]), "promised": math.nan, "pairs": math.nan, "mass": math.nan}
+            line = {"row": about["variant"], "dose": dose, "images": _images(history, shown, task)}
+            line |= {key: about[key] for key in ("seed", "top1", "distance")} | {"side": rf_side(profile.rf[-1])}
             if task == "probe":
                 pairs = {each: pairs_seen(profile.rf[-1].numpy(), each) for each in DOSES}
                 line |= {"pairs": pairs[dose], "promised": max((each for each in DOSES if pairs[each] > 0), default=0)}
@@ -143,18 +143,12 @@ def cells(task, root="."):
     ``low``/``high``: 95 % over seeds and images, or over images alone of a single seed (Wilson), as ``interval_over`` says.
     ``pairs``: mean over the runs.
     """
-    seen, (rows, _), lines = runs(task, root), planned(task, root), []
+    seen, lines = runs(task, root).rename(columns={"row": "variant"}), []
     for dose, protocol in TASKS[task].items():
         here = seen[seen["dose"] == dose]
-        known = here.rename(columns={"row": "variant"})
-        answers = results.read_answers(protocol, rows, known.assign(top1=known["top1"] / 100), root)
-        for row in rows:
-            mine = here[here["row"] == row]
-            line = dict.fromkeys(CELL_COLUMNS, math.nan) | {"row": row, "architecture": VARIANTS[row].label, "dose": dose}
-            line |= {"n": len(mine), "interval_over": "", "sd": mine["top1"].std(), "pairs": mine["pairs"].mean()}
-            if len(mine):
-                line |= results.accuracy(answers[row][1])
-            lines.append(line)
+        for line in results.means(protocol, planned(task, root)[0], here, root):
+            pairs = here.loc[here["variant"] == line["row"], "pairs"].mean()
+            lines.append(line | {"dose": dose, "pairs": pairs})
     return pd.DataFrame(lines, columns=CELL_COLUMNS)
 
 
@@ -170,18 +164,12 @@ def looks(root="."):
     for row in planned("probe", root)[0]:
         mine, known = seen[seen["row"] == row], table[(table["row"] == row) & (table["n"] > 0)]
         line = {"row": row, "architecture": VARIANTS[row].label, "n": len(mine)}
-        line |= {key: mine[key].max() if len(mine) else math.nan for key in ("side", "promised")}
-        line["distance"] = mine["distance"].mean()
-        line["most"] = _largest(known, known["low"] > 100 * HALF)
-        line["some"] = _largest(known, known["low"] > 100 * CHANCE["probe"])
+        line |= {"side": mine["side"].max(), "promised": mine["promised"].max(), "distance": mine["distance"].mean()}
+        for key, bound in (("most", HALF), ("some", CHANCE["probe"])):
+            above = known.loc[known["low"] > 100 * bound, "dose"]
+            line[key] = float(max(above, default=0)) if len(known) else math.nan
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _largest(known, chosen):
-    if not len(known):
-        return math.nan
-    return float(known.loc[chosen, "dose"].max()) if chosen.any() else 0.0
 
 
 PREDICTORS = {
@@ -198,15 +186,12 @@ def predictions(root=".", draws=1000):
     ``at_high``: the same with the dose taken out. NaN where nothing can be said.
     """
     seen, lines = runs("probe", root), []
-    took = seen["images"].fillna(np.inf).to_numpy()
     for name, read in PREDICTORS.items():
-        x = read(seen).to_numpy(dtype=float)
-        known = np.isfinite(x)
-        line = {"predictor": name, "runs": int(known.sum()), "rows": seen.loc[known, "row"].nunique()}
-        of = {"x": x[known], "took": took[known], "dose": seen.loc[known, "dose"].to_numpy()}
-        members = [np.flatnonzero(seen.loc[known, "row"] == row) for row in seen.loc[known, "row"].unique()]
-        for keys, others in ((("rho", "low", "high"), False), (("at_dose", "at_low", "at_high"), True)):
-            line |= dict(zip(keys, _correlation(of, members, others, draws), strict=True))
+        known = seen.assign(x=read(seen).astype(float))
+        known = known[np.isfinite(known["x"])]
+        line = {"predictor": name, "runs": len(known), "rows": known["row"].nunique()}
+        line |= dict(zip(("rho", "low", "high"), _correlation(known, [], draws), strict=True))
+        line |= dict(zip(("at_dose", "at_low", "at_high"), _correlation(known, ["dose"], draws), strict=True))
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -214,14 +199,15 @@ def predictions(root=".", draws=1000):
 FEWEST = 5  # rows: a bootstrap over fewer says nothing
 
 
-def _correlation(of, members, without_dose, draws):
-    """(ρ, low, high) by a bootstrap over groups of runs; NaN each with fewer than :data:`FEWEST` groups."""
+def _correlation(known, others, draws):
+    """(ρ, low, high) of x and images, the columns ``others`` taken out, by a bootstrap over rows; NaN of too few rows."""
+    members = [np.flatnonzero(known["row"] == row) for row in known["row"].unique()]
     if len(members) < FEWEST:
         return (math.nan,) * 3
+    x, took, rest = known["x"].to_numpy(), known["images"].fillna(np.inf).to_numpy(), known[others].to_numpy()
 
     def rho(index):
-        others = of["dose"][index, None][:, : int(without_dose)]
-        return partial_spearman(of["x"][index], of["took"][index], others)
+        return partial_spearman(x[index], took[index], rest[index])
 
     value, drawn = bootstrap(rho, members, family_draws(range(len(members)), draws, seed=0))
     return value, *np.nanquantile(drawn, [statistics.LEVEL / 2, 1 - statistics.LEVEL / 2]).tolist()
@@ -242,7 +228,7 @@ def status(task, root="."):
 
 def _where(task, root):
     """Doses that have runs, with their number, and those that have none: a sentence."""
-    counts, unit = runs(task, root)["dose"].value_counts(), "px" if task == "probe" else "dashes"
+    counts, unit = runs(task, root)["dose"].value_counts(), UNITS[task]
     there = [f"{counts[dose]} at {dose} {unit}" for dose in TASKS[task] if dose in counts]
     missing = [str(dose) for dose in TASKS[task] if dose not in counts]
     none = f"; none at {', '.join(missing)} {unit}" if missing else ""
@@ -251,15 +237,13 @@ def _where(task, root):
 
 def accuracy_table(task, root="."):
     """:func:`cells` as a :class:`ctxnet.paper.words.Table`, a column for each dose that has a run."""
-    frame, (rows, seeds) = cells(task, root), planned(task, root)
-    unit, run = "px" if task == "probe" else "dashes", frame.loc[frame["n"] > 0, "dose"].unique()
-    doses, lines = [dose for dose in TASKS[task] if dose in run], []
+    frame, (rows, seeds), lines = cells(task, root), planned(task, root), []
+    unit, doses = UNITS[task], frame.loc[frame["n"] > 0, "dose"].unique()
     for row in rows:
-        mine = frame[frame["row"] == row].set_index("dose")
-        runs_of = mine["n"].sum()
-        if runs_of:
-            shown = mine.loc[doses].to_dict("records")
-            lines.append([VARIANTS[row].label, f"{runs_of} of {len(seeds) * len(mine)}", *map(_accuracy, shown)])
+        mine = frame[frame["row"] == row]
+        if mine["n"].any():
+            shown = mine[mine["dose"].isin(doses)].to_dict("records")
+            lines.append([VARIANTS[row].label, f"{mine['n'].sum()} of {len(seeds) * len(mine)}", *map(_accuracy, shown)])
     said = {"probe": "Top-1 in percent on the probe set by distance of the marks, ten classes",
             "pathfinder": "Top-1 in percent on Pathfinder by number of dashes, two classes"}[task]  # fmt: skip
     caption = (
@@ -279,12 +263,9 @@ def _accuracy(line):
 
 def look_table(root="."):
     """:func:`looks` as a :class:`ctxnet.paper.words.Table`."""
-    lines = []
-    for line in looks(root).to_dict("records"):
-        shown = [words.or_dash(line[key], form) for key, form in (("side", ".0f"), ("distance", ".1f"))]
-        shown += [_far(line[key]) for key in ("promised", "most", "some")]
-        lines.append([line["architecture"], str(line["n"]), *shown])
-    header = ["row", "runs", "RF px", "mean distance px", "promised up to", "most images up to", "above chance up to"]
+    columns = {"row": "{architecture}", "runs": "{n}", "RF px": "{side:.0f}", "mean distance px": "{distance:.1f}"}
+    for header, key in {"promised": "promised", "most images": "most", "above chance": "some"}.items():
+        columns[f"{header} up to"] = lambda line, key=key: "none" if line[key] == 0 else words.or_dash(line[key], ".0f")
     count = load_params(Path(root) / "params.yaml")["probe"]["train_images"]
     caption = (
         f"What the receptive field (RF) of the last block promises, and what is learned from {count:,} images. RF: side of "
@@ -292,11 +273,8 @@ def look_table(root="."):
         "which the RF holds both marks in every bearing, at which the 95 % interval of top-1 lies above one half, and above "
         "chance; intervals are not corrected for their number. A dash: not run."
     )
-    return words.Table(header, lines, range(1, len(header)), "7.1", caption, rests_on=("reach",), file=FILES["looks"])
-
-
-def _far(dose):
-    return "none" if dose == 0 else words.or_dash(float(dose), ".0f")
+    cells = words.filled(columns, looks(root).to_dict("records"))
+    return words.Table(*cells, range(1, 7), "7.1", caption, rests_on=("reach",), file=FILES["looks"])
 
 
 def summary(root="."):
@@ -307,13 +285,11 @@ def summary(root="."):
     known = [line for line in looks(root).to_dict("records") if line["n"]]
     if not known:
         return "- Open: no row has been run."
-    table = cells("probe", root)
-    run = {row: mine["dose"].tolist() for row, mine in table[table["n"] > 0].groupby("row")}
+    table = cells("probe", root).query("n > 0")
     whole, short = [], []
     for line in known:
-        asked = [dose for dose in run[line["row"]] if dose <= line["promised"]]
-        most = table[(table["row"] == line["row"]) & table["dose"].isin(asked)]
-        held = int((most["low"] > 100 * HALF).sum())
+        asked = table[(table["row"] == line["row"]) & (table["dose"] <= line["promised"])]
+        held = int((asked["low"] > 100 * HALF).sum())
         (whole if held == len(asked) else short).append(f"{line['architecture']} ({held} of {len(asked)})")
     lines = [f"- {len(whole)} of {len(known)} rows read most images at every distance that they were run at and promised: "
              f"{', '.join(whole) or 'none'}."]  # fmt: skip
@@ -335,34 +311,30 @@ def story(root="."):
         return "Not every row has been run at one distance yet."
     table, lines = table[table["dose"].isin(doses)], []
     for text, some in STORY.items():
-        accuracy = table.loc[table["row"].isin(some), "top1"]
-        ends = dict.fromkeys(f"{end:.1f}" for end in (accuracy.min(), accuracy.max()))
-        lines.append(f"- {text}: {'–'.join(ends)} %.")
-    seeds = "–".join(dict.fromkeys(str(n) for n in (table["n"].min(), table["n"].max())))
+        lines.append(f"- {text}: {words.span(table.loc[table['row'].isin(some), 'top1'], '.1f')} %.")
     said = f"Lowest and highest top-1 over distances of {', '.join(map(str, doses))} px"
-    said += f"; {100 * CHANCE['probe']:.0f} % is chance. Seeds of each row: {seeds}; exploratory."
+    said += f"; {100 * CHANCE['probe']:.0f} % is chance. Seeds of each row: {words.span(table['n'])}; exploratory."
     return "\n".join([*lines, "", said])
 
 
 def prediction_table(root="."):
     """:func:`predictions` as a :class:`ctxnet.paper.words.Table`."""
-    lines = []
-    for line in predictions(root).to_dict("records"):
-        pairs = [_rho(line, *keys) for keys in (("rho", "low", "high"), ("at_dose", "at_low", "at_high"))]
-        lines.append([line["predictor"], f"{line['runs']} of {line['rows']} rows", *pairs])
+    columns = {
+        "predictor": "{predictor}", "runs": "{runs} of {rows} rows",
+        "over all doses": lambda line: _rho(line["rho"], line["low"], line["high"]),
+        "dose taken out": lambda line: _rho(line["at_dose"], line["at_low"], line["at_high"]),
+    }  # fmt: skip
     caption = (
         f"Spearman's correlation with the number of images after which top-1 first passed {100 * begun('probe'):.0f} %, "
         "over all runs on the probe set; runs that never did share the last rank. In brackets: 95 %, bootstrap over rows. "
         "Minus one: the more, the sooner. Exploratory."
     )
-    header = ["predictor", "runs", "over all doses", "dose taken out"]
-    return words.Table(header, lines, range(1, 4), "7.3", caption, rests_on=("reach",))
+    cells = words.filled(columns, predictions(root).to_dict("records"))
+    return words.Table(*cells, range(1, 4), "7.3", caption, rests_on=("reach",))
 
 
-def _rho(line, key, low, high):
-    if words.unknown(line[key]):
-        return "open"
-    return f"{words.or_dash(line[key], '+.2f')} ({words.between(line[low], line[high])})"
+def _rho(value, low, high):
+    return "open" if words.unknown(value) else f"{words.or_dash(value, '+.2f')} ({words.between(low, high)})"
 
 
 def power_text(task, root="."):

@@ -128,10 +128,6 @@ def wiring_command(protocol):
     return f"python -m ctxnet measure --protocol {protocol}"
 
 
-def measure_folder(variant, root="."):
-    return Path(root) / "results" / "measure" / variant
-
-
 def load_records(protocol, root="."):
     """All finished runs of one protocol as a DataFrame with :data:`RECORD_COLUMNS`, sorted by variant and seed.
 
@@ -162,6 +158,11 @@ def replicates(protocol, root="."):
     (share of the image in the receptive field then, percent, mean over blocks), both NaN where they were not measured,
     ``train_loss`` (of the last epoch) and ``parameters`` (without classifier).
     """
+    return _replicates(protocol, str(root), stamp_of([protocol], root)).copy()
+
+
+@functools.lru_cache(maxsize=8)
+def _replicates(protocol, root, stamp):  # stamp: all records, so that new ones are read
     from ctxnet.training.seeds import parse_seeds
 
     load_records(protocol, root)  # refuses what is impossible
@@ -226,7 +227,7 @@ def load_profile(protocol, variant, seed=0, root="."):
 
 def load_initial(variant, root="."):
     """The :class:`ctxnet.measure.ContextProfile` of the full-size network at initialisation."""
-    return _read(read_context, measure_folder(variant, root), measure_command(variant))[0]
+    return _read(read_context, Path(root) / "results" / "measure" / variant, measure_command(variant))[0]
 
 
 def load_provenance(protocol, variant, seed=0, root="."):
@@ -244,9 +245,9 @@ def load_wiring(protocol, root="."):
         BadRecord: a record that is damaged or says something impossible.
     """
     folder = wiring_folder(protocol, root)
-    try:
-        record = read_measured(folder, wiring_command(protocol))
-    except MissingRecord:
+    with readable():
+        record = read_record(folder)
+    if record is None:
         return {}
     said, settings = record.get("settings", {}), settings_of(protocol, root)
     said = {key: value for key, value in said.items() if key not in ("draws", "rows")}  # no settings of a protocol
@@ -361,12 +362,12 @@ def table(number, protocol, root="."):
     require_known("table", number, {*TABLES, *shown})
     records, names = independent_runs(protocol, root), shown.get(number, [])
     answers, thesis = read_answers(protocol, names, records, root), has_thesis_numbers(settings_of(protocol, root))
-    frame = pd.DataFrame([row(name, records, answers, thesis=thesis) for name in names], columns=COLUMNS)
-    return _completed(frame, protocol, root)
+    return _completed([row(name, records, answers, thesis=thesis) for name in names], protocol, root)
 
 
-def _completed(frame, protocol, root):
-    """``frame`` with what needs more than a row and ResNet-50: the corrected p, and the share of blind weights."""
+def _completed(lines, protocol, root):
+    """Lines as :func:`row` gives them as a frame, with what takes more than them: the corrected p, and the blind weights."""
+    frame = pd.DataFrame(lines, columns=COLUMNS)
     corrected, wiring = corrected_ps(protocol, root), load_wiring(protocol, root)
     shares = [wiring.get(name.rpartition(":")[2], {}).get("blind", [math.nan]) for name in frame["variant"]]
     return frame.assign(
@@ -397,16 +398,24 @@ def _records_of(protocol, root):
 
 @functools.lru_cache(maxsize=8)
 def _corrected_ps(protocol, root, stamp):  # stamp: all records, so that new ones are read
-    records, own = independent_runs(protocol, root), independent_runs(f"{protocol}_adamw", root)
-    answers = read_answers(protocol, list(dict.fromkeys(records["variant"])), records, root)
-    shown = [name for names in tables_shown(protocol, root).values() for name in names]
-    mine = read_answers(f"{protocol}_adamw", [name for name in own["variant"].unique() if name in shown], own, root)
-    answers |= {f"{protocol}_adamw:{name}": found for name, found in mine.items() if name != BASELINE}
+    records = independent_runs(protocol, root)
+    answers = read_answers(protocol, records["variant"], records, root)
     if BASELINE not in answers:
         return {}
+    shown = [name for names in tables_shown(protocol, root).values() for name in names]
+    answers |= _own_recipes(protocol, shown, root)[1]
     ps = {name: compare(name, BASELINE, answers).p for name in answers if name != BASELINE}
     ps = {name: p for name, p in ps.items() if not math.isnan(p)}
     return dict(zip(ps, statistics.holm(list(ps.values())).tolist(), strict=True))
+
+
+def _own_recipes(protocol, names, root):
+    """Runs and answers of those of some rows that AdamW trained, but for ResNet-50; named as in :func:`with_own_recipes`."""
+    other = f"{protocol}_adamw"
+    runs = independent_runs(other, root)
+    runs = runs[runs["variant"].isin({*names} - {BASELINE})]
+    answers = {f"{other}:{name}": found for name, found in read_answers(other, names, runs, root).items()}
+    return runs.assign(variant=other + ":" + runs["variant"]), answers
 
 
 def with_own_recipes(number, protocol, root="."):
@@ -415,18 +424,14 @@ def with_own_recipes(number, protocol, root="."):
     Those records are of protocol ``<protocol>_adamw``; ``variant`` is ``<protocol>_adamw:<row>`` there, and the
     difference is to the same ResNet-50 as in the other lines. Without such records it is :func:`table`.
     """
-    frame, other = table(number, protocol, root), f"{protocol}_adamw"
-    own, records = independent_runs(other, root), independent_runs(protocol, root)
-    own = own[own["variant"].isin(set(frame["variant"]) - {BASELINE})]
-    if own.empty:
+    frame = table(number, protocol, root)
+    runs, own = _own_recipes(protocol, frame["variant"], root)
+    if not own:
         return frame
-    answers = read_answers(protocol, [BASELINE], records, root)
-    answers |= {f"{other}:{name}": found for name, found in read_answers(other, list(own["variant"]), own, root).items()}
-    every = pd.concat([records, own.assign(variant=other + ":" + own["variant"])])
-    lines = [row(name, every, answers) for name in answers if name != BASELINE]
-    more = pd.DataFrame(lines, columns=COLUMNS)
-    more["architecture"] += f", AdamW {OWN_RECIPE}"
-    return pd.concat([frame, _completed(more, protocol, root)], ignore_index=True)
+    answers = own | read_answers(protocol, [BASELINE], independent_runs(protocol, root), root)
+    lines = [row(name, runs, answers) for name in own]
+    lines = [line | {"architecture": f"{line['architecture']}, AdamW {OWN_RECIPE}"} for line in lines]
+    return pd.concat([frame, _completed(lines, protocol, root)], ignore_index=True)
 
 
 def read_answers(protocol, variants, records, root="."):
@@ -466,10 +471,23 @@ def compare(a, b, rows):
 
 
 def accuracy(right):
-    """What a row's answers, bool (seeds, images), come to: ``top1`` with its 95 % interval ``low``/``high`` (percent), over
-    what ``interval_over`` says (:func:`ctxnet.paper.statistics.row_interval`)."""
+    """:func:`ctxnet.paper.statistics.row_interval` in percent: ``top1``, ``low``, ``high`` and ``interval_over``."""
     mean, low, high, kind = statistics.row_interval(right)
     return {"top1": 100 * mean, "low": 100 * low, "high": 100 * high, "interval_over": kind}
+
+
+def means(protocol, rows, runs, root="."):
+    """What ``runs``, some of those of :func:`replicates`, come to row by row: list of dicts.
+
+    Keys: ``row``, ``architecture``, ``n`` (runs), ``sd`` of top-1 over them, ``interval_over`` and, if there are runs, the
+    others of :func:`accuracy`.
+    """
+    answers, lines = read_answers(protocol, rows, runs.assign(top1=runs["top1"] / 100), root), []
+    for name in rows:
+        mine = runs.loc[runs["variant"] == name, "top1"]
+        line = {"row": name, "architecture": VARIANTS[name].label, "n": len(mine), "sd": mine.std(), "interval_over": ""}
+        lines.append(line | accuracy(answers[name][1]) if len(mine) else line)
+    return lines
 
 
 def row(variant, records, answers, *, thesis=True):
@@ -479,10 +497,8 @@ def row(variant, records, answers, *, thesis=True):
     """
     name = variant.rpartition(":")[2]  # "small_adamw:vit_base_patch16_224" is a row of another protocol
     about, runs = VARIANTS[name], records[records["variant"] == variant]
-    line = dict.fromkeys(COLUMNS, math.nan) | {
-        "architecture": about.label, "variant": variant, "interval_over": "", "seeds": len(runs),
-        "parameters_million": parameters_million(name),
-    }  # fmt: skip
+    line = dict.fromkeys(COLUMNS, math.nan) | {"architecture": about.label, "variant": variant, "seeds": len(runs)}
+    line |= {"interval_over": "", "parameters_million": parameters_million(name)}
     if thesis and about.thesis_top1 is not None:
         line["thesis_top1"] = about.thesis_top1
         line["thesis_difference_points"] = round(about.thesis_top1 - VARIANTS[BASELINE].thesis_top1, 2)
@@ -495,8 +511,8 @@ def row(variant, records, answers, *, thesis=True):
     if len(runs) > 1:
         line["sd_points"] = 100 * statistics.mean_sd(runs["top1"])[1]
     if variant == BASELINE:
-        line["difference_points"] = 0.0
-    elif BASELINE in answers:
+        return line | {"difference_points": 0.0}
+    if BASELINE in answers:
         found = compare(variant, BASELINE, answers)
         line |= {"difference_points": 100 * found.difference, "p": found.p}
     return line
@@ -525,18 +541,14 @@ def context(protocol, root="."):
     for name in rows_shown(protocol, root):
         if VARIANTS[name].arch != 50:
             continue
-        line = {"architecture": VARIANTS[name].label, "variant": name, "covered": math.nan}
+        line = {"architecture": VARIANTS[name].label, "variant": name}
         for kind, load in (("initial", load_initial), ("trained", functools.partial(load_profile, protocol))):
-            line |= {f"{kind}_1": math.nan, f"{kind}_last": math.nan}
-            try:
+            with contextlib.suppress(MissingRecord):
                 profile = load(name, root=root)
-            except MissingRecord:
-                continue
-            side = profile.rf.shape[-1]
-            line |= {f"{kind}_1": float(profile.distance[0]) / side, f"{kind}_last": float(profile.distance[-1]) / side}
-            if kind == "initial":
-                full = [bool(mask.all()) for mask in profile.rf]
-                line["covered"] = full.index(True) + 1 if any(full) else 0
+                side = profile.rf.shape[-1]
+                line |= {f"{kind}_1": float(profile.distance[0]) / side, f"{kind}_last": float(profile.distance[-1]) / side}
+                if kind == "initial":
+                    line["covered"] = next((block for block, mask in enumerate(profile.rf, 1) if mask.all()), 0)
         lines.append(line)
     columns = ["architecture", "variant", "covered", "initial_1", "initial_last", "trained_1", "trained_last"]
     return pd.DataFrame(lines, columns=columns)

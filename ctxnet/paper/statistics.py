@@ -300,22 +300,19 @@ def compare_values(values_a, values_b, variance_images=0.0, images=2):
     ``variance_images`` is added to the variance of the difference, with ``images`` − 1 degrees of freedom.
     """
     (mean_a, sd_a), (mean_b, sd_b) = mean_sd(values_a), mean_sd(values_b)
-    rows = Comparison(mean_a, mean_b, sd_a, sd_b, len(values_a), len(values_b), mean_a - mean_b)
-    rows = replace(rows, variance_images=variance_images)
+    delta, seeds = mean_a - mean_b, (len(values_a), len(values_b))
+    rows = Comparison(mean_a, mean_b, sd_a, sd_b, *seeds, difference=delta, variance_images=variance_images)
     if not rows.testable:
         return rows
     found = {key: float(value) for key, value in welch(values_a, values_b, variance_images, images).items()}
     half = float(half_width(found["error"], found["degrees"]))
-    found |= {"difference": rows.difference, "low": rows.difference - half, "high": rows.difference + half}
-    return replace(rows, **found)
+    return replace(rows, **found | {"difference": delta, "low": delta - half, "high": delta + half})
 
 
 def _checked(right):
     right = np.asarray(right)
     if right.dtype != bool or right.ndim < 2 or not right.shape[-2] or right.shape[-1] < 2:
-        raise ValueError(
-            f"right answers must be bool (…, seeds, images), at least 1 by 2, not {right.dtype} {right.shape}"
-        )
+        raise ValueError(f"right answers must be bool (…, seeds, images), at least 1 by 2, not {right.dtype} {right.shape}")
     return right
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import html
 import math
 import re
+import string
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,28 @@ def minus(text):
 def or_dash(value, form):
     """A number in a form, with a typographic minus; "–" for NaN."""
     return "–" if unknown(value) else minus(format(value, form))
+
+
+class _Cell(string.Formatter):
+    def format_field(self, value, form):
+        return value if isinstance(value, str) else or_dash(value, form)
+
+
+def filled(columns, lines):
+    """Header and rows of a :class:`Table`: ``columns`` is {header: cell}, ``lines`` are dicts.
+
+    A cell is a function of the line, or a format string over its keys with numbers as by :func:`or_dash`: "{n} of {most}".
+    """
+
+    def text(cell, line):
+        return cell(line) if callable(cell) else _Cell().vformat(cell, (), line)
+
+    return list(columns), [[text(cell, line) for cell in columns.values()] for line in lines]
+
+
+def span(values, form=""):
+    """Smallest and largest of some numbers in text: "3–6", or one of them where they read alike."""
+    return "–".join(dict.fromkeys(format(end, form) for end in (min(values), max(values))))
 
 
 def points(share, form="+.2f"):
@@ -200,12 +223,6 @@ def _table(number, protocol, frame):
     )  # fmt: skip
 
 
-def _kept(key, value):
-    """A value as a CSV keeps it: points with two digits, millions with three, all else as it is."""
-    digits = dict.fromkeys(("top1", "low", "high", "sd_points", "difference_points"), 2) | {"parameters_million": 3}
-    return round(value, digits[key]) if key in digits else value
-
-
 def _stem(number):
     return f"table_{number.replace('.', '_')}"
 
@@ -214,23 +231,17 @@ def cells(frame, protocol):
     """What :func:`results.table` returned, as text cells: (header, rows); with the thesis' columns if it has a number."""
     thesis = frame["thesis_top1"].notna().any()
     columns = {
-        "architecture": lambda line: line["architecture"],
-        "thesis %": lambda line: or_dash(line["thesis_top1"], ".2f"),
-        f"{protocol} %": lambda line: or_dash(line["top1"], ".2f"),
-        "95 % interval": interval,
-        "s.d.": lambda line: or_dash(line["sd_points"], ".1f"),
-        "seeds": lambda line: str(line["seeds"]),
+        "architecture": "{architecture}", "thesis %": "{thesis_top1:.2f}", f"{protocol} %": "{top1:.2f}",
+        "95 % interval": interval, "s.d.": "{sd_points:.1f}", "seeds": "{seeds}",
         "Δ thesis": lambda line: _difference(line, "thesis_difference_points"),
-        f"Δ {protocol}": lambda line: _difference(line, "difference_points") + _mark(line),
-        "params M": lambda line: or_dash(line["parameters_million"], ".3f"),
-        "thesis M": lambda line: or_dash(line["thesis_parameters_million"], ".1f"),
-        "blind %": _blind,
-    }
+        f"Δ {protocol}": lambda line: _difference(line, "difference_points", line["p_holm"]),
+        "params M": "{parameters_million:.3f}", "thesis M": "{thesis_parameters_million:.1f}", "blind %": _blind,
+    }  # fmt: skip
     if not frame["blind"].notna().any():
         del columns["blind %"]
     if not thesis:
         columns = {name: cell for name, cell in columns.items() if not re.search(r"\bthesis (%|M)|Δ thesis$", name)}
-    return list(columns), [[cell(line) for cell in columns.values()] for line in frame.to_dict("records")]
+    return filled(columns, frame.to_dict("records"))
 
 
 def _blind(line):
@@ -238,12 +249,10 @@ def _blind(line):
     return or_dash(mean, ".0f") + (f" ({low:.0f}–{high:.0f})" if high - low >= 0.5 else "")
 
 
-def _difference(line, key):
-    return "" if line["variant"] == BASELINE else or_dash(line[key], "+.2f")  # to itself it says nothing
-
-
-def _mark(line):
-    return f" {SIGNIFICANT}" if line["variant"] != BASELINE and line["p_holm"] <= statistics.LEVEL else ""
+def _difference(line, key, p=math.nan):
+    if line["variant"] == BASELINE:
+        return ""  # to itself it says nothing
+    return or_dash(line[key], "+.2f") + (f" {SIGNIFICANT}" if p <= statistics.LEVEL else "")
 
 
 def caption(number, protocol, frame):
@@ -258,8 +267,8 @@ def caption(number, protocol, frame):
 
 def legend(frame):
     """What the signs in a table's cells mean, as far as they apply to ``frame``."""
-    sizes = frame["n"].dropna().unique()
-    text = [f"{', '.join(f'{size:,.0f}' for size in sizes)} images."] if len(sizes) else []
+    sizes = ", ".join(f"{size:,.0f}" for size in frame["n"].dropna().unique())
+    text = [f"{sizes} images."] if sizes else []
     if (frame["interval_over"] == "images").any():
         text.append(ONE_SEED)
     own = [name.partition(":")[0] for name in frame["variant"] if ":" in name]
@@ -305,26 +314,31 @@ def write_tables(protocol, root=".", home=None):
     folder = Path(home or Path(root) / "results" / protocol) / "tables"
     for number in results.tables_shown(protocol, root):
         frame = results.with_own_recipes(number, protocol, root)
-        lines = frame.to_dict("records")
-        values = [["" if unknown(line[key]) else _kept(key, line[key]) for key in results.COLUMNS] for line in lines]
+        values = [[_kept(key, line[key]) for key in results.COLUMNS] for line in frame.to_dict("records")]
         write_csv(folder / f"{_stem(number)}.csv", results.COLUMNS, values)
         write_text(folder / f"{_stem(number)}.md", _table(number, protocol, frame).markdown())
     return folder
 
 
+def _kept(key, value):
+    """A value as a table's CSV has it: accuracies with two digits, millions with three, nothing for NaN."""
+    digits = dict.fromkeys(("top1", "low", "high", "sd_points", "difference_points"), 2) | {"parameters_million": 3}
+    return "" if unknown(value) else round(value, digits[key]) if key in digits else value
+
+
 def overview(protocol, root="."):
     """Every row of every table once, as Markdown with a line on its signs: what README shows."""
-    header = ["network", "what", "params M", "thesis %", f"{protocol} %", "95 % interval", "seeds"]
-    rows = {}
+    columns = {
+        "network": lambda line: f"`{line['variant'].rpartition(':')[2]}`", "what": "{architecture}",
+        "params M": "{parameters_million:.1f}", "thesis %": "{thesis_top1:.2f}", f"{protocol} %": "{top1:.1f}",
+        "95 % interval": interval, "seeds": "{seeds}",
+    }  # fmt: skip
+    lines = {}
     for number in results.tables_shown(protocol, root):
-        for line in results.with_own_recipes(number, protocol, root).to_dict("records"):
-            kinds = {"parameters_million": ".1f", "thesis_top1": ".2f", "top1": ".1f"}
-            numbers = [or_dash(line[key], form) for key, form in kinds.items()]
-            name = line["variant"].rpartition(":")[2]
-            rows[line["variant"]] = [f"`{name}`", line["architecture"], *numbers, interval(line), str(line["seeds"])]
-    rows = list(rows.values())
-    if not any(row[3] != "–" for row in rows):
-        header, rows = header[:3] + header[4:], [row[:3] + row[4:] for row in rows]
+        lines |= {line["variant"]: line for line in results.with_own_recipes(number, protocol, root).to_dict("records")}
+    if all(unknown(line["thesis_top1"]) for line in lines.values()):
+        del columns["thesis %"]
+    header, rows = filled(columns, lines.values())
     signs = "".join(cell for row in rows for cell in row)
     after = [ONE_SEED] if IMAGES_ONLY in signs else []
     after += [f"{OWN_RECIPE} AdamW, warm-up and cosine schedule instead of the thesis' SGD."] if OWN_RECIPE in signs else []
@@ -352,22 +366,16 @@ def write_overview(path, protocol, root="."):
 
 
 def _minutes(protocol, root):
-    spent = [f"{value:.0f}" for value in sorted(results.minutes(protocol, root).values())]
+    spent = results.minutes(protocol, root).values()
     if not spent:
         raise ValueError(f"{protocol}: no seed that every row has, so nothing to tell of its minutes")
-    return "–".join(dict.fromkeys([spent[0], spent[-1]]))
+    return span(spent, ".0f")
 
 
 def _claims(protocol, root):
     from ctxnet.paper import claims
 
     return f"\n\n{claims.summary(protocol, root)}\n\n"
-
-
-def _seeds(protocol, root):
-    """Fewest to most seeds of the rows of a protocol."""
-    counts = results.independent_runs(protocol, root)["variant"].value_counts()
-    return "–".join(dict.fromkeys([str(counts.min()), str(counts.max())]))
 
 
 def _size(protocol, root):
@@ -384,7 +392,8 @@ def _story(name, root):
 
 # What :func:`write_overview` can say within a text: ``(protocol, root)`` to Markdown.
 SAID = {
-    "minutes": _minutes, "claims": _claims, "seeds": _seeds, "size": _size, "story": _story,
+    "minutes": _minutes, "claims": _claims, "size": _size, "story": _story,
+    "seeds": lambda protocol, root: span(results.independent_runs(protocol, root)["variant"].value_counts()),
     "millions": lambda row, root: f"{results.parameters_million(row):.1f} M",
     "networks": lambda folder, root: str(len(list(Path(root).glob(f"results/{folder}/*/record.json")))),
 }  # fmt: skip
@@ -392,14 +401,18 @@ SAID = {
 
 def context_table(protocol, root="."):
     """:func:`results.context` as a :class:`Table`."""
-    header = ["architecture", "whole image from block", "block 1, initial", "last, initial"]
-    header += [f"block 1, {protocol}", f"last, {protocol}"]
-    rows, lines = [], results.context(protocol, root).to_dict("records")
-    for line in lines:
-        covered = "–" if unknown(line["covered"]) else str(int(line["covered"])) if line["covered"] else "never"
-        shares = [line[f"{kind}_{block}"] for kind in ("initial", "trained") for block in ("1", "last")]
-        rows.append([line["architecture"], covered, *("–" if unknown(s) else f"{100 * s:.1f} %" for s in shares)])
-    return Table(header, rows, range(1, 6), shows=tuple(line["variant"] for line in lines), rests_on=("measure",))
+    def share(key):
+        return lambda line: "–" if unknown(line[key]) else f"{100 * line[key]:.1f} %"
+
+    columns = {
+        "architecture": "{architecture}",
+        "whole image from block": lambda line: "never" if line["covered"] == 0 else or_dash(line["covered"], ".0f"),
+        "block 1, initial": share("initial_1"), "last, initial": share("initial_last"),
+        f"block 1, {protocol}": share("trained_1"), f"last, {protocol}": share("trained_last"),
+    }  # fmt: skip
+    frame = results.context(protocol, root)
+    cells = filled(columns, frame.to_dict("records"))
+    return Table(*cells, range(1, 6), shows=tuple(frame["variant"]), rests_on=("measure",))
 
 
 # Settings that say where and how a campaign runs, and nothing of what; seeds are those of the tables.

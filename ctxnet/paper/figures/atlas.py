@@ -44,11 +44,6 @@ def load(name, root="."):
     "receptive field of up to four blocks.",
 )  # fmt: skip
 def draw_network(name, root="."):
-    """One network: how far each block looks, and what its four stages can see and do use.
-
-    Raises:
-        MissingRecord: there is none; the figure then says how to make it.
-    """
     record, profile = load(name, root)
     fig = style.new_figure(height=2.0)
     columns = len(profile.layers)
@@ -99,27 +94,20 @@ def _curve(ax, record, root):
     "Most networks lie between 28 and 39 % of the side; AlexNet, VGG, ConvNeXt, ResMLP and super-resolution lie far below.",
 )  # fmt: skip
 def draw_overview(root="."):
-    """All networks: parameters against the mean distance at the last block and, beside it, against the share of the
-    image's pixels that hold 90 % of its effective receptive field.
-
-    Raises:
-        MissingRecord: there is none at all; the figure then says how to make them.
-    """
     records = read_records(root)
     if not records:
         raise MissingRecord(Path(root) / FOLDER, command())
     fig = style.new_figure(height=10.6)
     rows = [summary(record, name, root) for name, record in records.items()]
-    families = [row["family"] or OTHER for row in rows]
-    panels = [
-        ("distance_share", "mean distance at the last block, % of the side"),
-        ("erf90_share", "pixels that hold 90 % of the ERF, % of the image"),
-    ]
+    panels = {
+        "distance_share": "mean distance at the last block, % of the side",
+        "erf90_share": "pixels that hold 90 % of the ERF, % of the image",
+    }
     axes = fig.subplots(2, 1)
-    for ax, (key, label) in zip(axes, panels, strict=True):
-        for row, family in zip(rows, families, strict=True):
+    for ax, (key, label) in zip(axes, panels.items(), strict=True):
+        for row in rows:
             if row[key] != "":
-                marker, colour = MARKS[family]
+                marker, colour = MARKS[row["family"] or OTHER]
                 ax.plot(row["parameters"] / 1e6, 100 * row[key], marker=marker, color=colour, markersize=5,
                         markeredgecolor="white", markeredgewidth=0.5, linestyle="none", zorder=3)  # fmt: skip
         ax.set(xscale="log", xlabel="parameters, millions", ylabel=label)
@@ -127,12 +115,13 @@ def draw_overview(root="."):
         ax.set_ylim(0, 1.08 * ax.get_ylim()[1])
         low, high = ax.get_xlim()
         ax.set_xlim(low / 1.4, high * 1.5)
-    used = [family for family in MARKS if family in families]
-    handles = [Line2D([], [], marker=MARKS[f][0], color=MARKS[f][1], linestyle="none", label=f) for f in used]
+    used = {row["family"] or OTHER for row in rows}
+    handles = [Line2D([], [], marker=marker, color=colour, linestyle="none", label=family)
+               for family, (marker, colour) in MARKS.items() if family in used]  # fmt: skip
     fig.legend(handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / 2))
     FigureCanvasAgg(fig).draw()  # fixes the axes, so that labels can be placed in pixels
     fig.set_layout_engine("none")
-    for ax, (key, _) in zip(axes, panels, strict=True):
+    for ax, key in zip(axes, panels, strict=True):
         points = [(r["parameters"] / 1e6, 100 * r[key], _short(r["label"])) for r in rows if r[key] != ""]
         place_labels(ax, points)
     return fig
@@ -167,11 +156,12 @@ def place_labels(ax, points, *, size=5.8):
         for centre, gap in _candidates(at[index], half, radius, scale):
             box = np.concatenate([centre - half, centre + half])
             inside = box[0] >= frame.x0 and box[1] >= frame.y0 and box[2] <= frame.x1 and box[3] <= frame.y1
-            if not inside or _overlaps(box, marks).any() or _overlaps(box, boxes).any() or _crossed(box, lines):
+            taken = _overlaps(box, marks).any() or _overlaps(box, boxes).any() or _crossings(lines, box[None]).any()
+            if taken or not inside:
                 continue
             line = np.concatenate([at[index], np.clip(at[index], box[:2], box[2:])])
-            others = np.delete(marks, index, 0)
-            cost = gap + 25 * scale * (_hits(line, boxes) + 0.3 * _hits(line, others)) * (gap > 3 * scale)
+            hits, others = _crossings(line[None], boxes).sum(), _crossings(line[None], np.delete(marks, index, 0)).sum()
+            cost = gap + 25 * scale * (hits + 0.3 * others) * (gap > 3 * scale)
             if best is None or cost < best[0]:
                 best = cost, box, line, gap
             if cost < gap + 1e-9 and best[0] <= gap + 1e-9:
@@ -203,18 +193,10 @@ def _overlaps(box, others):
     return (box[0] < others[:, 2]) & (others[:, 0] < box[2]) & (box[1] < others[:, 3]) & (others[:, 1] < box[3])
 
 
-def _hits(line, boxes):
-    """How many boxes a line (x0, y0, x1, y1) runs through, tried at 24 points of it."""
-    at = line[:2] + np.linspace(0, 1, 24)[:, None] * (line[2:] - line[:2])
-    through = (at[:, None] > boxes[None, :, :2]).all(2) & (at[:, None] < boxes[None, :, 2:]).all(2)
-    return int(through.any(0).sum())
-
-
-def _crossed(box, lines):
-    """Whether any of the lines (n, 4) runs through a box, tried as above."""
-    steps = np.linspace(0, 1, 24)[:, None, None]
-    at = lines[:, :2] + steps * (lines[:, 2:] - lines[:, :2])  # of lines not drawn yet NaN, which is nowhere
-    return bool(((at > box[:2]) & (at < box[2:])).all(2).any())
+def _crossings(lines, boxes):
+    """Which lines (n, 4) run through which boxes (m, 4), tried at 24 points of each: bool (n, m). NaN is nowhere."""
+    at = lines[:, :2] + np.linspace(0, 1, 24)[:, None, None] * (lines[:, 2:] - lines[:, :2])
+    return ((at[:, :, None] > boxes[:, :2]) & (at[:, :, None] < boxes[:, 2:])).all(3).any(0)
 
 
 def table(root=".", names=None):
@@ -236,9 +218,7 @@ def table(root=".", names=None):
         row = summary(record, name, root)
         first = record["distance"][0]
         cells = [plain(row["label"]), plain(row["family"] or OTHER), row["size_px"], _three(row["parameters"] / 1e6)]
-        cells += [_three(row["multiply_adds"] / 1e9), f"{row['whole_image_from_block']} of {row['blocks']}".lstrip(" ")]
-        if row["whole_image_from_block"] == "":
-            cells[-1] = f"none of {row['blocks']}"
+        cells += [_three(row["multiply_adds"] / 1e9), f"{row['whole_image_from_block'] or 'none'} of {row['blocks']}"]
         shares = ["" if first is None else first / row["size_px"], row["distance_share"]]
         shares += [row[f"erf{part}_share"] for part in (50, 90, 99)] + [row["small_distance_share"]]
         lines.append([*map(str, cells), *(_percent(share) for share in shares), _speed(name, root)])

@@ -93,8 +93,7 @@ def answers(root="."):
         for row in LINES:
             _line(ax, row, found)
     axes[0].set(ylabel="top-1, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=4)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     fig.supxlabel(_counts(found, coherence.planned(root)), fontsize=7, color=GREY)
     return fig
 

@@ -58,7 +58,6 @@ def errors(protocol, row, root="."):
     "above 70 percent, with 20 layers they fall to about 45. Residual: both depths fall, to about 40 and 35 percent.",
 )  # fmt: skip
 def curves(root="."):
-    """Training (thin, dashed) and validation error (thick) per epoch, plain nets on the left, ResNets on the right."""
     protocol = chosen(root)
     if protocol is None:
         raise MissingRecord(Path(root) / "results" / PROTOCOLS[-1], make_command(PROTOCOLS[-1]))
@@ -76,8 +75,7 @@ def curves(root="."):
                     ax.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
         ax.set(title=title, xlabel="epoch", xlim=(1, runs.shape[1]))
     axes[0].set(ylabel="error, %", ylim=(0, 100))
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=4)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
 
@@ -95,9 +93,8 @@ def table(root="."):
     rows = []
     for row in ROWS:
         last = errors(protocol, row, root)[:, -1]
-        spread = last.std(0, ddof=1) if len(last) > 1 else [np.nan, np.nan]
-        mean = last.mean(0)
-        rows.append([VARIANTS[row].label, int(parameters[row]), len(last), mean[0], spread[0], mean[1], spread[1]])
+        each = [value for values in last.T for value in statistics.mean_sd(values)]
+        rows.append([VARIANTS[row].label, int(parameters[row]), len(last), *each])
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -69,8 +69,7 @@ def doses(root="."):
         ax.set_title("mean over classes" if name == "all" else name, fontsize=8, pad=2)
     fig.supxlabel("side of the visible square, px", fontsize=8)
     fig.supylabel("right answers, %", fontsize=8)
-    handles, labels = fig.axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=3)
+    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return fig
 
 

@@ -109,13 +109,8 @@ for number, table, caption, alt in (
 
 
 def _contexts(rows, blocks, size, protocol, root="."):
-    """A grid of RF/ERF pictures, once per kind of network.
-
-    Args:
-        rows: (row label, variant) pairs.
-        blocks: block numbers, counted from 1, -1 for the last.
-        size: height of one picture in inches.
-    """
+    """A grid of RF/ERF pictures, ``size`` inches high each, once per kind of network: ``rows`` are (label, variant),
+    ``blocks`` are counted from 1, -1 for the last."""
     fig = style.new_figure(height=size * len(rows) + 0.45)
     outer = fig.add_gridspec(1, 2, wspace=0.06, hspace=0.06)
     for place, (title, load) in zip(outer, _sources(protocol, root), strict=True):

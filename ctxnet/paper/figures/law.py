@@ -39,17 +39,16 @@ def _legend(fig, colours, more=()):
     alt="Two scatter plots over a logarithmic axis of multiply-adds, one dot a network, the largest families coloured.",
 )  # fmt: skip
 def draw_cost(root="."):
-    """Context against cost. Without any row, a figure that says how to make them."""
     fig = style.new_figure(height=3.6)
     rows = [row for row in law.measured(root)[0].values() if not row.get("early") and row["distance"][-1] is not None]
     if not rows:
         style.missing_panel(fig.subplots(), COMMAND)
         return fig
     colours = family_colours([row["family"] for row in rows])
-    across = np.array([row["multiply_adds"] / 1e9 for row in rows])
+    across = [row["multiply_adds"] / 1e9 for row in rows]
     values = {
-        "distance_share": np.array([100 * row["distance"][-1] / row["size"] for row in rows]),
-        "third": np.array([100 * row["third"][-1] for row in rows]),
+        "distance_share": [100 * row["distance"][-1] / row["size"] for row in rows],
+        "third": [100 * row["third"][-1] for row in rows],
     }
     for ax, (key, up) in zip(fig.subplots(1, 2), values.items(), strict=True):
         ax.scatter(across, up, s=9, c=[colours[row["family"]] for row in rows], linewidths=0.2, edgecolors="white", zorder=3)
@@ -67,7 +66,6 @@ def draw_cost(root="."):
     "effective receptive field within a third of the side, and the mean distance, with the largest families coloured.",
 )  # fmt: skip
 def draw_accuracy(root="."):
-    """Accuracy against context. Without published accuracies, a figure that says how to get them."""
     fig, (plan, sample) = style.new_figure(height=3.4), law.plan_and_sample(root)
     if not sample.names:
         style.missing_panel(fig.subplots(), ACCURACIES, "No accuracies at hand.")
@@ -98,7 +96,6 @@ def draw_accuracy(root="."):
     alt="A row per hypothesis with two intervals, of the families explored and of those kept back, over a grey band.",
 )  # fmt: skip
 def draw_effects(root="."):
-    """Effects with their intervals. Without published accuracies, a figure that says how to get them."""
     fig, (plan, sample) = style.new_figure(height=2.4), law.plan_and_sample(root)
     ax = fig.subplots()
     if not sample.names:

@@ -125,8 +125,7 @@ def predicts(root="."):
         ax.axhline((top + most) / 2 if np.isfinite(most) else 0, color=GREY, linewidth=0.8)
         ax.set(xlabel=name)
     fig.axes[0].set(ylabel="training images")
-    handles, labels = fig.axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=7)
+    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=7)
     return fig
 
 

@@ -1,10 +1,10 @@
 """Appendix C's loss surfaces: the training loss around the weights of networks with and without shortcuts."""
 
-import csv
 import math
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import words
@@ -33,8 +33,7 @@ def load_surface(row, root="."):
     """
     folder = Path(root) / "results" / "surface" / "maps" / row
     record = read_measured(folder, command(row))
-    with (folder / "surface.csv").open(newline="", encoding="utf-8") as handle:
-        points = np.array([[float(value) for value in line.values()] for line in csv.DictReader(handle)])
+    points = np.loadtxt(folder / "surface.csv", delimiter=",", skiprows=1, ndmin=2)
     side = record["settings"]["side"]
     if points.shape != (side**2, 3) or not np.isfinite(points).all():
         raise BadRecord(f"{folder / 'surface.csv'}: needs {side} × {side} finite losses")
@@ -59,8 +58,8 @@ def surfaces(root="."):
         ax.contour(steps, steps, shown, levels=[-1, 0, 1], colors="white", linewidths=0.7, linestyles="solid")
         ax.contour(steps, steps, shown, levels=[math.log10(CHANCE)], colors=INK, linewidths=1.3)
         ax.plot(0, 0, "x", color="white", markersize=5)
-        ax.set(title=f"{VARIANTS[row].label}: loss {record['loss']:.3f} at ×", aspect="equal")
-        ax.set(xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+        title = f"{VARIANTS[row].label}: loss {record['loss']:.3f} at ×"
+        ax.set(title=title, aspect="equal", xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         ax.grid(False)
     for ax in fig.axes[2:]:
         ax.set_xlabel("step along one direction")
@@ -83,7 +82,7 @@ def table(root="."):
         except MissingRecord as missing:
             lines.append([VARIANTS[row].label, f"`{missing.command}`", *[""] * (len(header) - 2)])
             continue
-        corners = np.median([losses[i, j] for i in (0, -1) for j in (0, -1)])
+        corners = np.median(losses[np.ix_((0, -1), (0, -1))])
         numbers = [f"{record['loss']:.4f}", f"{100 * record['train_accuracy']:.1f}", f"{100 * record['top1']:.1f}"]
         lines.append([VARIANTS[row].label, *numbers, f"{100 * better(losses):.0f}", str(pits(losses)), f"{corners:,.0f}"])
     return words.Table(header, lines, range(1, len(header)), rests_on=("surface",))
@@ -96,7 +95,5 @@ def better(losses):
 
 def pits(losses):
     """Number of points that lie lower than all eight around them: more than one, and the surface is no bowl."""
-    inside = losses[1:-1, 1:-1]
-    side = len(losses)
-    around = [losses[i : side - 2 + i, j : side - 2 + j] for i in range(3) for j in range(3) if (i, j) != (1, 1)]
-    return int((inside < np.min(around, axis=0)).sum())
+    around = ndimage.minimum_filter(losses, footprint=[[1, 1, 1], [1, 0, 1], [1, 1, 1]])
+    return int((losses < around)[1:-1, 1:-1].sum())

@@ -43,7 +43,7 @@ def _times(shape):
 
 
 @functools.cache
-def resnet_table(input_shape=INPUT, num_classes=1000):
+def resnet_table():
     """The family of residual networks, read off the networks themselves.
 
     Returns:
@@ -53,8 +53,8 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
     """
     rows = []
     for depth in STAGES:
-        model = _meta(ResNet, depth, num_classes=num_classes).eval()
-        shapes = trace_shapes(model, input_shape)
+        model = _meta(ResNet, depth, num_classes=1000).eval()
+        shapes = trace_shapes(model, INPUT)
         blocks = []
         for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
             convs = [m for n, m in stage[-1].named_children() if isinstance(m, nn.Conv2d)]
@@ -63,7 +63,7 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
             "depth": depth, "blocks": blocks,
             "stem": (model.conv1.kernel_size[0], model.conv1.out_channels, model.conv1.stride[0]),
             "sizes": [shapes[n][1][-1] for n in ("conv1", "layer1", "layer2", "layer3", "layer4")],
-            "mult_adds": multiply_adds(model, torch.zeros(1, *input_shape, device="meta")),
+            "mult_adds": multiply_adds(model, torch.zeros(1, *INPUT, device="meta")),
             "parameters": sum(p.numel() for p in model.parameters()),
         })  # fmt: skip
     return tuple(rows)
@@ -76,7 +76,6 @@ def resnet_table(input_shape=INPUT, num_classes=1000):
     alt="A table with one column per network, ResNet-18, 34, 50, 101 and 152; ResNet-50 is highlighted.",
 )  # fmt: skip
 def figure_2_1():
-    """Configurations of the residual networks, as a table computed from the models."""
     rows = resnet_table()
     kernel, channels, stride = rows[0]["stem"]
     values = {"stem": f"{kernel}×{kernel}, {channels}, stride {stride}"}
@@ -100,7 +99,6 @@ def figure_2_1():
     "from the input over all of them to a plus sign at the end.",
 )  # fmt: skip
 def figure_2_2():
-    """A bottleneck block, drawn from the shapes at the second block of layer 1."""
     model = _meta(ResNet, 50)
     block, shapes = model.layer1[1], trace_shapes(model)
     (wide, side, _), (narrow, *_) = shapes["layer1.1.conv1"]
@@ -116,7 +114,6 @@ def figure_2_2():
     "block with attention, a multilayer perceptron and two shortcuts.",
 )  # fmt: skip
 def figure_2_3():
-    """The vision transformer with the shapes of ViT-B/16."""
     vit, s = _timm_meta("vit_base_patch16_224"), attention_shapes()
     patch, hidden = vit.patch_embed.patch_size, vit.blocks[0].mlp.fc1.out_features
     return Drawing(
@@ -140,7 +137,6 @@ def attention_shapes():
     "Right: Q times K transposed, divided by 8, softmax, times V.",
 )  # fmt: skip
 def figure_2_4():
-    """Multi-head self-attention: the heads on the left, what one head does on the right."""
     s = attention_shapes()
     return Drawing("figure_2_4", **s, root=f"{s['head_dim'] ** 0.5:.3g}")
 
@@ -152,7 +148,6 @@ def figure_2_4():
     alt="A low matrix z times a wide matrix of three parts equals three low matrices; one row is marked in each.",
 )  # fmt: skip
 def figure_2_5():
-    """The linear map from the token matrix z to Q, K and V, drawn to scale."""
     s = attention_shapes()
     return Drawing("figure_2_5", **s, projected=s["projection"][1])
 
@@ -171,7 +166,6 @@ def sinusoidal_encoding(side=14, dim=768):
     "enlarged.",
 )  # fmt: skip
 def figure_2_6(side=14, dim=768):
-    """How similar the encoding of each position is to that of every other one."""
     encoding = sinusoidal_encoding(side, dim)
     unit = encoding / np.linalg.norm(encoding, axis=1, keepdims=True)
     similarity = (unit @ unit.T).reshape(side, side, side, side)
@@ -208,10 +202,9 @@ def figure_2_6(side=14, dim=768):
     "rising arrows.",
 )  # fmt: skip
 def figure_2_7():
-    """The parallel branches of HRNet-W18, with the shapes at the end of every stage."""
     model, shapes = _timm_meta("hrnet_w18"), _timm_shapes("hrnet_w18")
     outputs = [shapes["layer1"][1]] + [shape for i in (2, 3, 4) for shape in shapes[f"stage{i}"][1]]
-    modules = [len(model.layer1), len(model.stage2), len(model.stage3), len(model.stage4)]
+    modules = [len(getattr(model, name)) for name in ("layer1", "stage2", "stage3", "stage4")]
     kinds = ["bottlenecks"] + ["module" + "s" * (count > 1) for count in modules[1:]]
     stages = {f"stage{i}": f"{count} {kind}" for i, (count, kind) in enumerate(zip(modules, kinds, strict=True))}
     named = {f"shape{i}": _times(shape) for i, shape in enumerate(outputs)}
@@ -247,7 +240,6 @@ def exchange(stage="stage3"):
     alt="Three panels, one per target resolution; in each, three inputs are brought to one size and added.",
 )  # fmt: skip
 def figure_2_8():
-    """What happens on the way between resolutions at the end of stage 3."""
     shapes, paths = _timm_shapes("hrnet_w18")["stage3"][1], exchange()
     values = {f"to{i}": _times(shape[1:]) for i, shape in enumerate(shapes)}
     values |= {f"sum{i}": _times(shape) for i, shape in enumerate(shapes)}

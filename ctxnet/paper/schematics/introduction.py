@@ -36,7 +36,6 @@ def stacked_fields(layers=2, kernel=3, side=7):
     alt="Three grids side by side: 25 marked cells in the input, 9 in layer 1, one in layer 2, joined by lines.",
 )  # fmt: skip
 def figure_1_1():
-    """Receptive field of one feature after two 3×3 convolutions: 9 features, 25 pixels."""
     values = {}
     for sheet, field in enumerate(stacked_fields()[::-1]):  # the input first; each field is a square
         (first, _), (last, _) = min(field), max(field)
@@ -110,7 +109,6 @@ def resnet50_profile(root=".", layer="layer2.3"):
     "that fades outwards. Right: a bell-shaped curve of column sums with a fitted normal curve.",
 )  # fmt: skip
 def figure_1_3(root="."):
-    """Receptive field and effective receptive field at the end of layer 2 of ResNet-50."""
     rf, erf, centre = resnet50_profile(root)
     size = rf.shape[1]
     fig = new_figure(height=2.55)

@@ -28,15 +28,14 @@ def sources(block, height, width, position):
     return {divmod(int(p), width) for p in seen.nonzero()}
 
 
-def sparse_connections(k=3, height=4, width=6, start=None, layers=("layer1.0", "layer1.1")):
-    """Two layers of random sparse context over a small map, from the last one back.
+def sparse_connections(k=3, height=4, width=6):
+    """Two layers of random sparse context over a small map, from the last one back, for the position in the middle.
 
     Returns:
         two lists of (position in the layer above, random position below), positions counted row by row.
     """
-    start = height * width // 2 + width // 2 if start is None else start
-    steps, wanted = [], [start]
-    for layer in reversed(layers):
+    steps, wanted = [], [height * width // 2 + width // 2]
+    for layer in ("layer1.1", "layer1.0"):
         order = permutations(k, height, width, layer=layer)
         steps.append([(p, int(order[i, p])) for p in wanted for i in range(k)])
         wanted = list(dict.fromkeys(wanted + [q for _, q in steps[-1]]))
@@ -51,9 +50,8 @@ def sparse_connections(k=3, height=4, width=6, start=None, layers=("layer1.0", "
     "in the lowest.",
 )  # fmt: skip
 def figure_3_1(k=3, height=4, width=6):
-    """How the context of one position grows over two 1×1 convolutions with random sparse connections."""
     n, start = height * width, height * width // 2 + width // 2
-    upper, lower = sparse_connections(k, height, width, start)
+    upper, lower = sparse_connections(k, height, width)
     first = {start} | {q for _, q in upper}
     reached = first | {q for _, q in lower}
     rows = 40, 135, 230  # px from the top: layers n, n − 1, n − 2
@@ -85,7 +83,6 @@ def figure_3_1(k=3, height=4, width=6):
     "stacked and enter a 1×1 convolution.",
 )  # fmt: skip
 def figure_3_2(channels=64):
-    """A bottleneck's slot filled by two permuted copies, on a 2×2 map."""
     block = SpatialPermutation(1, k=2, layer="layer1.0")
     with torch.no_grad():
         shown = block(torch.arange(4.0).view(1, 1, 2, 2))[0].long()  # which input position each copy shows where
@@ -130,7 +127,6 @@ def _kernel_legend(fig, *, previous=False):
     alt="Two grids: nine positions on a regular lattice around the ordinary 3×3 window, wider apart on the right.",
 )  # fmt: skip
 def figure_3_3(dilations=(2, 3), side=11):
-    """Which positions a dilated 3×3 convolution reads, for two dilations."""
     fig = new_figure(height=3.4)
     centre = (side // 2, side // 2)
     for ax, d in zip(fig.subplots(1, len(dilations)), dilations, strict=True):
@@ -148,7 +144,6 @@ def figure_3_3(dilations=(2, 3), side=11):
     alt="Two grids with the same eight scattered dots around the centre, on the right moved by one column.",
 )  # fmt: skip
 def figure_3_4(k=8, d=4, side=13):
-    """Which positions a random dilated convolution reads at two consecutive positions."""
     block = RandomDilatedConcat(1, k=k, d=d, layer="layer1.0")
     fig = new_figure(height=3.4)
     row, column = side // 2, side // 2 - 1
