@@ -14,33 +14,58 @@ from .naming import in_range, unknown_name
 from .process import one_interrupt
 
 
-def _number(kind, interval):
-    """For argparse: a number of this kind within an interval such as "[1, 64]"."""
+def _argument(parse):
+    """For argparse, which shows what is wrong with a word only if an error of its own says so."""
 
+    def checked(text):
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix("=")) from None
+
+    return checked
+
+
+def _number(kind, interval):
+    """A number of this kind within an interval such as "[1, 64]"."""
+
+    @_argument
     def parse(text):
         try:
-            return in_range(kind(text), interval, "")
-        except ValueError as error:
-            reason = str(error) if str(error).startswith("=") else f"={text!r} must be of type {kind.__name__}"
-            raise argparse.ArgumentTypeError(reason.removeprefix("=")) from None
+            number = kind(text)
+        except ValueError:
+            raise ValueError(f"{text!r} must be of type {kind.__name__}") from None
+        return in_range(number, interval, "")
 
     return parse
 
 
-_MINUTES, _COUNT, _PIXELS = _number(float, "(0, 1000000]"), _number(int, "[1, 1024]"), _number(int, "[8, 4096]")
+@_argument
+def _seed(text):
+    from .training.seeds import parse_seeds
 
-# What each command needs beside the core.
-NEEDS = {
-    "list": "timm",
-    "train": "train,timm",
-    "campaign": "train,timm",
-    "keep": "train,timm",
-    "measure": "train,timm,plot",
-    "report": "paper",
-    "atlas": "train,timm,plot",
-    "compare": "paper",
-    "site": "paper",
-}
+    return parse_seeds(text).label
+
+
+@_argument
+def _parameters(text):
+    from .atlas.every import parse_count
+
+    return parse_count(text)
+
+
+_COUNT = _number(int, "[1, 1024]")
+OPTIONS = {  # that several commands take
+    "--protocol": {"required": True, "help": "a group of params.yaml: quick, small, thesis"},
+    "--variant": {"required": True, "help": "a name from `list`"},
+    "--seed": {"type": _seed, "default": 0, "help": "a number, or a label such as 7-init3-draw4"},
+    "--max-minutes": {"type": _number(float, "(0, 1000000]"),
+                      "help": "stop cleanly before the epoch that would not end in time"},
+    "--device": {"choices": ("cpu", "cuda"), "metavar": "device", "help": "instead of the protocol's own"},
+    "--quiet": {"action": "store_true", "help": "no progress bar"},
+    "--root": {"default": ".", "help": "folder that holds params.yaml, notebooks, data and results"},
+    "--params": {"default": "params.yaml", "help": "settings file"},
+}  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,15 +74,6 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, str(unknown_name(action.metavar or "command", value, action.choices)))
-
-
-def _seed(text):
-    from .training.seeds import parse_seeds
-
-    try:
-        return parse_seeds(text).label
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _list(args):
@@ -72,14 +88,20 @@ def _list(args):
         print(f"{name:32}{parameters:8.3f} M  {VARIANTS[name].label}")
 
 
+def _protocol(args):
+    """The settings that are named, on the device that is."""
+    from .training import load_protocol
+
+    protocol = load_protocol(args.protocol, args.params)
+    return dataclasses.replace(protocol, device=args.device) if args.device else protocol
+
+
 def _train(args):
-    from .training import load_protocol, run, run_on_devices
+    from .training import run, run_on_devices
     from .training.campaign import outcome
     from .training.group import launched
 
-    protocol = load_protocol(args.protocol, args.params)
-    if args.device:
-        protocol = dataclasses.replace(protocol, device=args.device)
+    protocol = _protocol(args)
     devices = int(os.environ["WORLD_SIZE"]) if launched() else args.devices
     go = run if devices == 1 else partial(run_on_devices, devices)
     result = go(protocol, args.variant, args.seed, root=args.root, max_minutes=args.max_minutes, progress=not args.quiet)
@@ -97,11 +119,9 @@ def _keep(args):
 
 def _campaign(args):
     side_by_side = not (args.status or args.dry_run) and (args.address or (args.at_once or 1) > 1) and _can_use_ray(args)
-    from .training import campaign, load_protocol, plan, status
+    from .training import campaign, plan, status
 
-    protocol = load_protocol(args.protocol, args.params)
-    if args.device:
-        protocol = dataclasses.replace(protocol, device=args.device)
+    protocol = _protocol(args)
     chosen = {"root": args.root, "rows": args.rows, "seeds": args.seeds}
     if args.status:
         _print_status(status(protocol, root=args.root), plan(protocol, **chosen))
@@ -165,17 +185,18 @@ def _measure(args):
     for flag in ("everywhere", "surface"):
         if getattr(args, flag) and not args.variant:
             raise ValueError(f"--{flag} goes with --variant, not with --{'protocol' if args.protocol else 'sliders'}")
+    how = {"root": args.root, "progress": not args.quiet}
     if args.sliders:
         from .atlas.states import CONTROLS, measure_states
 
         for name in CONTROLS:
-            print(measure_states(name, root=args.root, progress=not args.quiet))
+            print(measure_states(name, **how))
     elif args.protocol:
-        print(measure_wiring(args.protocol, args.params, root=args.root, progress=not args.quiet))
+        print(measure_wiring(args.protocol, args.params, **how))
     elif args.surface:
-        print(measure_surface(args.variant, args.params, root=args.root, progress=not args.quiet))
+        print(measure_surface(args.variant, args.params, **how))
     elif args.everywhere:
-        print(measure_lattice(args.variant, args.params, root=args.root, progress=not args.quiet))
+        print(measure_lattice(args.variant, args.params, **how))
     else:
         print(measure_variant(args.variant, args.params, root=args.root))
 
@@ -185,14 +206,11 @@ def _report(args):
     from .paper.claims import write_claims
     from .paper.words import write_overview, write_tables
 
-    if args.protocol == dense.PROTOCOL:
-        print(dense.write_dense(args.root))
-        return
-    if args.protocol in pays.PROTOCOLS:
-        print(pays.write_pays(args.root))
-        return
-    if any(args.protocol in protocols.values() for protocols in reach.TASKS.values()):
-        print(reach.write_reach(args.root))
+    own = {dense.PROTOCOL: dense.write_dense} | dict.fromkeys(pays.PROTOCOLS, pays.write_pays)
+    for protocols in reach.TASKS.values():
+        own |= dict.fromkeys(protocols.values(), reach.write_reach)
+    if args.protocol in own:  # has tables of its own alone
+        print(own[args.protocol](args.root))
         return
     print(write_tables(args.protocol, args.root))
     write_claims(args.protocol, args.root)
@@ -204,13 +222,16 @@ def _report(args):
 
 def _atlas(args):
     from .atlas import ROWS, measure_rows
-    from .atlas.every import is_pattern
+    from .atlas.every import FOLDER, is_pattern
 
     if args.list:
         print("\n".join(f"{name:32}{row.family:14}{row.label}" for name, row in ROWS.items()))
         return
     if args.accuracies:
-        _accuracies(args)
+        from .atlas.accuracies import TABLE, keep_accuracies
+
+        kept = keep_accuracies(args.root)
+        print(f"{(Path(args.root) / FOLDER / TABLE).as_posix()}: {len(kept)} architectures with a published accuracy")
         return
     if any(map(is_pattern, args.names)):
         _every(args)
@@ -245,23 +266,6 @@ def _every(args):
     print(f"{(Path(args.root) / FOLDER / TABLE).as_posix()}: {counts}")
 
 
-def _accuracies(args):
-    from .atlas.accuracies import keep_accuracies
-    from .atlas.every import FOLDER
-
-    kept = keep_accuracies(args.root)
-    print(f"{(Path(args.root) / FOLDER).as_posix()}/accuracies.jsonl: {len(kept)} architectures with a published accuracy")
-
-
-def _parameters(text):
-    from .atlas.every import parse_count
-
-    try:
-        return parse_count(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _site(args):
     from .paper.book.pdf import find_browser
     from .pipeline.stages import site
@@ -281,90 +285,83 @@ def build_parser():
     parser = _Parser(prog="ctxnet", description="Context in convolutional networks: train, measure, report.")
     commands = parser.add_subparsers(required=True, metavar="command", parser_class=_Parser)
 
-    def command(name, function, text):
+    def command(name, function, needs, text, *shared):
+        """``needs``: what the command takes beside the core; ``shared``: names of :data:`OPTIONS`."""
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(function=function, command=name)
+        sub.set_defaults(function=function, command=name, needs=needs)
+        for option in shared:
+            sub.add_argument(option, **OPTIONS[option])
         return sub
 
-    sub = command("list", _list, "List the networks.")
+    sub = command("list", _list, "timm", "List the networks.")
     sub.add_argument("pattern", nargs="?", default="*", help="shell pattern, such as '*perm*'")
     sub.add_argument("--parameters", action="store_true", help="count parameters, without the classifier")
 
-    sub = command("train", _train, "Train one network under a protocol, or go on where an earlier call stopped.")
-    sub.add_argument("--protocol", required=True, help="a group of params.yaml: quick, small, thesis")
-    sub.add_argument("--variant", required=True, help="a name from `list`")
-    sub.add_argument("--seed", type=_seed, default=0, help="a number, or a label such as 7-init3-draw4")
-    sub.add_argument("--max-minutes", type=_MINUTES, help="stop cleanly before the epoch that would not end in time")
+    sub = command("train", _train, "train,timm",
+                  "Train one network under a protocol, or go on where an earlier call stopped.",
+                  "--protocol", "--variant", "--seed", "--max-minutes", "--device", "--quiet", "--root", "--params")
     sub.add_argument("--devices", type=_COUNT, default=1, metavar="N", help="train by N processes, one for each GPU")
-    sub.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
-    sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    sub_campaign = command("campaign", _campaign, "Run the next unfinished rows and seeds of a protocol inside a time box.")
-    sub_campaign.add_argument("--protocol", required=True, help="a group of params.yaml")
-    sub_campaign.add_argument("--rows", nargs="+", help="only these")
-    sub_campaign.add_argument("--seeds", nargs="+", type=_seed, help="only these")
-    sub_campaign.add_argument("--max-minutes", type=_MINUTES, help="stop cleanly when the next epoch would not end in time")
-    sub_campaign.add_argument("--at-once", type=_COUNT, metavar="N", help="so many runs side by side, by Ray")
-    sub_campaign.add_argument("--address", metavar="A", help="a Ray cluster: auto, host:port or ray://host:port")
-    sub_campaign.add_argument("--status", action="store_true", help="say how far the campaigns on their way are")
-    sub_campaign.add_argument("--device", choices=("cpu", "cuda"), metavar="device", help="instead of the protocol's own")
-    sub_campaign.add_argument("--dry-run", action="store_true", help="print the plan with minutes per run")
-    sub_campaign.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub = command("campaign", _campaign, "train,timm",
+                  "Run the next unfinished rows and seeds of a protocol inside a time box.",
+                  "--protocol", "--max-minutes", "--device", "--quiet", "--root", "--params")
+    sub.add_argument("--rows", nargs="+", help="only these")
+    sub.add_argument("--seeds", nargs="+", type=_seed, help="only these")
+    sub.add_argument("--at-once", type=_COUNT, metavar="N", help="so many runs side by side, by Ray")
+    sub.add_argument("--address", metavar="A", help="a Ray cluster: auto, host:port or ray://host:port")
+    sub.add_argument("--status", action="store_true", help="say how far the campaigns on their way are")
+    sub.add_argument("--dry-run", action="store_true", help="print the plan with minutes per run")
 
-    sub_keep = command("keep", _keep, "Put the weights of a finished run among the trained networks of the package.")
-    sub_keep.add_argument("--protocol", required=True, help="a group of params.yaml")
-    sub_keep.add_argument("--variant", required=True, help="a name from `list`")
-    sub_keep.add_argument("--seed", type=_seed, default=0, help="of the run")
+    command("keep", _keep, "train,timm", "Put the weights of a finished run among the trained networks of the package.",
+            "--protocol", "--variant", "--seed", "--root", "--params")
 
-    sub_measure = command("measure", _measure, "Measure RF, ERF and mean distance of a full-size network at initialisation.")
-    which = sub_measure.add_mutually_exclusive_group(required=True)
+    sub = command("measure", _measure, "train,timm,plot",
+                  "Measure RF, ERF and mean distance of a full-size network at initialisation.",
+                  "--quiet", "--root", "--params")
+    which = sub.add_mutually_exclusive_group(required=True)
     which.add_argument("--variant", help="a name from `list`")
     which.add_argument("--protocol", help="instead the cost and the share of blind weights of all rows of this protocol")
     which.add_argument("--sliders", action="store_true", help="instead every state of the sliders of chapters 1 and 3")
-    sub_measure.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
-    sub_measure.add_argument("--surface", action="store_true", help="train a small one, and record the loss around it")
-    sub_measure.add_argument("--quiet", action="store_true", help="no progress bar")
+    sub.add_argument("--everywhere", action="store_true", help="at a lattice of positions over a photograph")
+    sub.add_argument("--surface", action="store_true", help="train a small one, and record the loss around it")
 
-    sub_report = command("report", _report, "Write the tables of a protocol from its records.")
-    sub_report.add_argument("--protocol", required=True, help="a group of params.yaml")
-    sub_report.add_argument("--readme", help="also renew the table of rows in this Markdown file")
+    sub = command("report", _report, "paper", "Write the tables of a protocol from its records.",
+                  "--protocol", "--root", "--params")
+    sub.add_argument("--readme", help="also renew the table of rows in this Markdown file")
 
-    sub_atlas = command("atlas", _atlas, "Measure the context of every known architecture, or of those named, once.")
-    sub_atlas.add_argument(
+    _add_atlas(command("atlas", _atlas, "train,timm,plot",
+                       "Measure the context of every known architecture, or of those named, once.", "--quiet", "--root"))
+
+    sub = command("compare", _compare, "paper", "Say whether two rows differ, by their finished runs: A minus B.", "--root")
+    sub.add_argument("a", metavar="A", help="a name from `list`")
+    sub.add_argument("b", metavar="B", help="another one, of the same protocol")
+    sub.add_argument("--protocol", help="a group of params.yaml; small unless told")
+
+    sub = command("site", _site, "paper", "Build the static site: chapters, atlas, explorer, model cards, PDF.", "--root")
+    sub.add_argument("--protocol", default="small", help="a group of params.yaml whose results are shown")
+    sub.add_argument("--out", default="site", help="folder of the site, relative to the root")
+    sub.add_argument("--no-pdf", action="store_true", help="do not print the paper, which takes a Chromium")
+    return parser  # fmt: skip
+
+
+def _add_atlas(sub):
+    sub.add_argument(
         "names", nargs="*", metavar="name",
         help="a row of --list, a timm or torchvision name (timm:resnet50), or path/to/file.py:function, whose code is run;"
         " a pattern such as 'timm:*' for all that match, a line each in results/timm",
-    )  # fmt: skip
-    sub_atlas.add_argument("--max-params", type=_parameters, metavar="N", help="of a pattern: no larger ones, such as 100M")
-    sub_atlas.add_argument("--at-once", type=_COUNT, default=1, metavar="N", help="of a pattern: so many side by side")
-    sub_atlas.add_argument("--accuracies", action="store_true", help="keep timm's published accuracies of what was measured")
-    sub_atlas.add_argument("--retry", action="store_true", help="of a pattern: also those that could not be measured before")
-    sub_atlas.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE",
-                           help="of a pattern: a module that registers models with timm")  # fmt: skip
-    sub_atlas.add_argument("--weights", help="file of weights (.safetensors, .pth) for the one network named")
-    sub_atlas.add_argument("--pretrained", action="store_true", help="the library's weights, where they can be downloaded")
-    sub_atlas.add_argument("--input-size", type=_PIXELS, metavar="PX", help="side of the input instead of the network's own")
-    sub_atlas.add_argument("--redraw", action="store_true", help="draw all figures again")
-    sub_atlas.add_argument("--list", action="store_true", help="show the rows and stop")
-    sub_atlas.add_argument("--quiet", action="store_true", help="no progress bar")
-    sub_atlas.add_argument("--root", default=".", help="folder that holds results")
-
-    sub_compare = command("compare", _compare, "Say whether two rows differ, by their finished runs: A minus B.")
-    sub_compare.add_argument("a", metavar="A", help="a name from `list`")
-    sub_compare.add_argument("b", metavar="B", help="another one, of the same protocol")
-    sub_compare.add_argument("--protocol", help="a group of params.yaml; small unless told")
-    sub_compare.add_argument("--root", default=".", help="folder that holds params.yaml and results")
-
-    sub_site = command("site", _site, "Build the static site: chapters, atlas, explorer, model cards, PDF.")
-    sub_site.add_argument("--protocol", default="small", help="a group of params.yaml whose results are shown")
-    sub_site.add_argument("--out", default="site", help="folder of the site, relative to the root")
-    sub_site.add_argument("--no-pdf", action="store_true", help="do not print the paper, which takes a Chromium")
-    sub_site.add_argument("--root", default=".", help="folder that holds notebooks and results")
-
-    for each in (sub, sub_campaign, sub_keep, sub_measure, sub_report):
-        each.add_argument("--root", default=".", help="folder that holds params.yaml, data and results")
-        each.add_argument("--params", default="params.yaml", help="settings file")
-    return parser
+    )
+    sub.add_argument("--max-params", type=_parameters, metavar="N", help="of a pattern: no larger ones, such as 100M")
+    sub.add_argument("--at-once", type=_COUNT, default=1, metavar="N", help="of a pattern: so many side by side")
+    sub.add_argument("--accuracies", action="store_true", help="keep timm's published accuracies of what was measured")
+    sub.add_argument("--retry", action="store_true", help="of a pattern: also those that could not be measured before")
+    sub.add_argument("--import", dest="imports", action="append", default=[], metavar="MODULE",
+                     help="of a pattern: a module that registers models with timm")
+    sub.add_argument("--weights", help="file of weights (.safetensors, .pth) for the one network named")
+    sub.add_argument("--pretrained", action="store_true", help="the library's weights, where they can be downloaded")
+    sub.add_argument("--input-size", type=_number(int, "[8, 4096]"), metavar="PX",
+                     help="side of the input instead of the network's own")
+    sub.add_argument("--redraw", action="store_true", help="draw all figures again")
+    sub.add_argument("--list", action="store_true", help="show the rows and stop")
 
 
 def main(argv=None):
@@ -376,7 +373,7 @@ def main(argv=None):
         module = (error.name or "").partition(".")[0]
         if not any(module in modules for modules in EXTRAS.values()):
             raise
-        extra = "scale" if module in EXTRAS["scale"] else NEEDS[args.command]
+        extra = "scale" if module in EXTRAS["scale"] else args.needs
         sys.exit(f"ctxnet: {missing(module, extra, user=args.command)}")
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"ctxnet: {one_line(error)}")

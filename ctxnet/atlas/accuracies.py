@@ -5,7 +5,6 @@ lies in ``results/timm/accuracies.jsonl`` beside the measurements, each with its
 """
 
 import csv
-import fnmatch
 import io
 import math
 import os
@@ -71,34 +70,27 @@ def chosen(lines, networks):
         {architecture: dict of ``name``, ``tag``, ``training``, ``test_size`` px, ``top1`` in 0 … 1, ``sets`` (of weights
         there are)}.
     """
+
+    def rank(entry):
+        far = abs(math.log(entry["test_size"] / networks[entry["name"]]))
+        return TRAININGS.index(entry["training"]), round(far, 9), -entry["top1"], entry["tag"]
+
     offers = {}
     for line in lines:
         name, _, tag = line["model"].partition(".")
         if name in networks:
-            size, kind = int(line["img_size"]), training(line["model"])
-            far = abs(math.log(size / networks[name]))
-            entry = {"name": name, "tag": tag, "training": kind, "test_size": size}
-            entry["top1"] = round(float(line["top1"]) / 100, 6)
-            offers.setdefault(name, []).append(((TRAININGS.index(kind), round(far, 9), -entry["top1"], tag), entry))
-    return {name: min(found, key=lambda each: each[0])[1] | {"sets": len(found)} for name, found in sorted(offers.items())}
+            entry = {"name": name, "tag": tag, "training": training(line["model"]), "test_size": int(line["img_size"])}
+            offers.setdefault(name, []).append(entry | {"top1": round(float(line["top1"]) / 100, 6)})
+    return {name: min(found, key=rank) | {"sets": len(found)} for name, found in sorted(offers.items())}
 
 
-def keep_accuracies(root=".", *, leave_out=()):
-    """Write the accuracies of all measured architectures from timm's table; gives them as :func:`chosen` does.
-
-    Args:
-        root: folder that holds ``results`` and ``data``.
-        leave_out: shell patterns of architectures that get none.
-
-    Raises:
-        as :func:`find_table`.
+def keep_accuracies(root="."):
+    """Write the accuracies of all measured architectures from timm's table; gives them, and raises, as :func:`chosen` and
+    :func:`find_table` do.
     """
     path = find_table(root)
     lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    networks = {
-        name: row["size"] for name, row in read_networks(root).items()
-        if "refused" not in row and not any(fnmatch.fnmatch(name, pattern) for pattern in leave_out)
-    }  # fmt: skip
+    networks = {name: row["size"] for name, row in read_networks(root).items() if "refused" not in row}
     kept, folder = chosen(lines, networks), Path(root) / FOLDER
     write_text(folder / TABLE, "")
     for row in kept.values():

@@ -83,7 +83,6 @@ def measure_every(
 
     Args:
         patterns, imports: as for :func:`architectures`.
-        root: folder that holds ``results``.
         max_parameters: larger ones get a row that says so; None: no limit.
         at_once: networks side by side, one core each.
         retry: also measure those again whose row says why they could not be measured, or that their check found an error.
@@ -104,9 +103,11 @@ def measure_every(
         table, made = folder / TABLE, {"commit": (provenance.collect(root=root, device="cpu")["commit"] or "")[:12]}
         rows = read_table(table)
         todo = [name for name in names if _open(rows.get(name), max_parameters, retry)]
-        limits = {"at_once": at_once, "imports": imports, "gigabytes": gigabytes}
+        limits = {"at_once": at_once, "imports": imports, "seconds": seconds, "gigabytes": gigabytes}
+        shown = {"unit": "network", "disable": not progress, "mininterval": 1.0}
         counts = {name: rows[name]["parameters"] for name in todo if "parameters" in rows.get(name, {})}
-        counts |= _counted([name for name in todo if name not in counts], seconds, progress, limits)
+        rest = [name for name in todo if name not in counts]
+        counts |= dict(tqdm(in_children(count_parameters, rest, batch=50, **limits), "counting", len(rest), **shown))
         asked = []
         for name in sorted(todo, key=lambda name: (_size(counts[name]), name)):
             reason = _left_out(counts[name], max_parameters)
@@ -114,8 +115,8 @@ def measure_every(
                 asked.append(name)
             if name not in rows or reason is not None:  # from now on the table knows of every network that matches
                 append_row(table, _refusal(name, counts[name], reason or _WAITING, made))
-        with tqdm(total=len(asked), unit="network", desc="timm", disable=not progress, mininterval=1.0) as bar:
-            for name, result in in_children(measure_architecture, asked, seconds=seconds, **limits):
+        with tqdm(desc="timm", total=len(asked), **shown) as bar:
+            for name, result in in_children(measure_architecture, asked, **limits):
                 if isinstance(result, Failure):
                     result = _refusal(name, counts[name], result, made)
                     tqdm.write(f"ctxnet: {name}: {result['why']}", file=sys.stderr)
@@ -146,16 +147,6 @@ def _open(row, max_parameters, retry):
     if row.get("refused") == "large":
         return max_parameters is None or row["parameters"] <= max_parameters
     return retry and ("refused" in row or row["check"]["wrong"] > 0)
-
-
-def _counted(names, seconds, progress, limits):
-    """Parameters by name, or a :class:`Failure`."""
-    counts = {}
-    with tqdm(total=len(names), unit="network", desc="counting", disable=not progress, mininterval=1.0) as bar:
-        for name, count in in_children(count_parameters, names, batch=50, seconds=seconds, **limits):
-            counts[name] = count
-            bar.update()
-    return counts
 
 
 def _size(count):

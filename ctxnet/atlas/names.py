@@ -74,18 +74,16 @@ def _timm_row(name):
 
 
 def _torchvision_names():
-    import torchvision
+    """Whether it is a segmentation net, by name. Detection, video and quantised nets take other inputs than one batch."""
+    from torchvision import models
 
-    # Detection, video and quantised nets take other inputs than one batch of images.
-    listed = torchvision.models.list_models(module=torchvision.models)
-    return listed + torchvision.models.list_models(module=torchvision.models.segmentation)
+    plain, segmentation = models.list_models(module=models), models.list_models(module=models.segmentation)
+    return dict.fromkeys(plain, False) | dict.fromkeys(segmentation, True)
 
 
 def _torchvision_row(name):
-    import torchvision
-
-    segmentation = name in torchvision.models.list_models(module=torchvision.models.segmentation)
-    build = partial(torchvision_model, name, segmentation=True) if segmentation else partial(torchvision_model, name)
+    segmentation = _torchvision_names()[name]
+    build = partial(torchvision_model, name, segmentation=segmentation)
     layers = r"backbone\..*\d\.\d+|classifier\.[04]" if segmentation and "resnet" in name else ""
     return Row(name, "", build, 299 if name == "inception_v3" else 224, "torchvision", layers)
 

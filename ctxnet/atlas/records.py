@@ -53,12 +53,10 @@ def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_si
 
     Args:
         names: as :func:`ctxnet.atlas.find_row` takes them; none: every row of the table.
-        root: folder that holds ``results``.
         weights: file of weights for the one network named.
         pretrained: take the library's weights if they can be had; otherwise a note says so and fresh weights are used.
         input_size: side of the input in pixels; None: each row's own.
         images: how many probe images.
-        progress: show a bar over the rows with the time left.
 
     Returns:
         ``(measured, kept, failed)``: folders of the networks measured now, of those whose record was up to date, and a
@@ -71,21 +69,17 @@ def measure_rows(names=(), *, root=".", weights=None, pretrained=False, input_si
     if pretrained:
         _look_for_connection()
     rows = {name: find_row(name) for name in names}
-    state = None
     if weights is not None:
         if len(names) != 1:
             raise ValueError(f"--weights belongs to one network, and {len(names)} are asked for; name just one")
-        state = read_weights(weights)
+        weights = f"{FILE}{Path(weights).as_posix()}", read_weights(weights)
     done, kept, failed = [], [], {}
     with tqdm(rows.items(), unit="row", desc="atlas", disable=not progress, mininterval=0.5) as bar:
         for name, row in bar:
             bar.set_postfix_str(name)
             try:
-                labelled = None if state is None else (f"{FILE}{Path(weights).as_posix()}", state)
-                folder, fresh = measure_row(
-                    name, row, root=root, weights=labelled,
-                    pretrained=pretrained, input_size=input_size, images=images,
-                )  # fmt: skip
+                folder, fresh = measure_row(name, row, root=root, weights=weights, pretrained=pretrained,
+                                            input_size=input_size, images=images)  # fmt: skip
                 (done if fresh else kept).append(folder)
             except Exception as error:  # models of all kinds fail in ways of all kinds
                 failed[name] = first_line(error)
@@ -169,11 +163,7 @@ def _shown(label):
 
 def _build(name, row, weights, pretrained):
     """(model, label of its weights); the label is "" for fresh ones."""
-    if weights is not None:
-        model = seeded(row.build, seed=SEED).eval()
-        _load(model, weights[1], name)
-        return model, weights[0]
-    if pretrained:
+    if pretrained and weights is None:
         reason = "nobody offers any"
         if row.downloads:
             try:
@@ -181,7 +171,12 @@ def _build(name, row, weights, pretrained):
             except Exception as error:  # no connection, no such weights: libraries raise what they like
                 reason = first_line(error)[:120]
         say(f"{name}: random weights, for no pretrained ones can be had here ({reason})")
-    return seeded(row.build, seed=SEED).eval(), ""
+    model = seeded(row.build, seed=SEED).eval()
+    if weights is None:
+        return model, ""
+    label, state = weights
+    _load(model, state, name)
+    return model, label
 
 
 def _look_for_connection():
@@ -205,15 +200,15 @@ def _load(model, state, name):
     last = next((path for path, m in reversed(list(model.named_modules())) if isinstance(m, torch.nn.Linear)), None)
     loaded = {}
     for tensor in sorted(set(own) | set(state)):
-        where = "missing from" if tensor not in state else "unknown to the model but in" if tensor not in own else ""
-        if where and not tensor.endswith("num_batches_tracked"):
-            raise ValueError(f"{name}: {tensor} is {where} the weights; they belong to another architecture")
-        if where or (own[tensor].shape != state[tensor].shape and tensor.rpartition(".")[0] == last):
-            continue
-        if own[tensor].shape != state[tensor].shape:
+        if tensor not in own or tensor not in state:
+            if not tensor.endswith("num_batches_tracked"):
+                where = "missing from" if tensor in own else "unknown to the model but in"
+                raise ValueError(f"{name}: {tensor} is {where} the weights; they belong to another architecture")
+        elif own[tensor].shape == state[tensor].shape:
+            loaded[tensor] = state[tensor]
+        elif tensor.rpartition(".")[0] != last:
             shapes = f"{tuple(state[tensor].shape)}, in the model {tuple(own[tensor].shape)}"
             raise ValueError(f"{name}: {tensor} has shape {shapes}; these weights are of another size")
-        loaded[tensor] = state[tensor]
     model.load_state_dict(loaded, strict=False)
 
 
@@ -301,27 +296,24 @@ def summary(record, name=None, root="."):
         return " ".join("–" if record[key][i] is None else f"{record[key][i]:.5g}" for i in ends)
 
     about = ROWS.get(record["name"])  # what a row of the table is called is not in its record
-    row = {"name": name or record["name"]}
-    row |= {key: getattr(about, key) if about else record[key] for key in ("label", "family", "source")}
-    if record["weights"] != "initial":
-        row["label"] += f", {record['weights']}"
-    row |= {"weights": record["weights"], "size_px": side}
-    row |= {key: record[key] for key in ("parameters", "multiply_adds")}
-    row |= {
-        "blocks": len(record["layers"]),
+    label, family, source = (getattr(about, key) if about else record[key] for key in ("label", "family", "source"))
+    shares = {part: record["erf_share"][f"{part:g}"][-1] for part in SHARES}
+    return {
+        "name": name or record["name"],
+        "label": label if record["weights"] == "initial" else f"{label}, {record['weights']}",
+        "family": family, "source": source, "weights": record["weights"], "size_px": side,
+        "parameters": record["parameters"], "multiply_adds": record["multiply_adds"], "blocks": len(record["layers"]),
         "stage_layers": " ".join(record["layers"][i] for i in ends),
         "stage_map": " ".join(str(record["map"][i]) for i in ends),
-        "stage_rf_px": at_ends("rf_side"),
-        "stage_rf_share": at_ends("rf_share"),
+        "stage_rf_px": at_ends("rf_side"), "stage_rf_share": at_ends("rf_share"),
         "rf": "exact" if all(record["rf_exact"][i] for i in ends) else "upper bound",
         "whole_image_from_block": whole[0] if whole else "",
         "stage_distance_px": at_ends("distance"),
         "distance_px": "" if last is None else last,
         "distance_share": "" if last is None else round(last / side, 5),
-    }
-    shares = {part: record["erf_share"][f"{part:g}"][-1] for part in SHARES}
-    row |= {f"erf{100 * part:g}_share": "" if share is None else share for part, share in shares.items()}
-    return row | _trained(record["small"], root)
+        **{f"erf{100 * part:g}_share": "" if share is None else share for part, share in shares.items()},
+        **_trained(record["small"], root),
+    }  # fmt: skip
 
 
 def _trained(variant, root):

@@ -4,7 +4,7 @@ One network with a switch for every step that changes what a feature can reach o
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -12,6 +12,8 @@ from torch import nn
 from ..measure.receptive_field import Reach
 from .measures import multiply_adds
 from .small import seeded
+
+SIZE = 224  # px, side of the input
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,19 @@ class Step:
     separate: bool = False
 
 
-_swin = {"depths": (3, 3, 9, 3), "patchify": True}
-_wide = _swin | {"depthwise": True, "width": 96}
-_turned = _wide | {"inverted": True}
-STEPS = [
-    Step("ResNet-50"),
-    Step("3, 3, 9, 3 blocks", depths=(3, 3, 9, 3)),
-    Step("patchify", **_swin),
-    Step("depthwise", **_swin, depthwise=True),
-    Step("width 96", **_wide),
-    Step("inverted bottleneck", **_turned),
-    Step("depthwise first", **_turned, first=True),
-    Step("7×7 kernels", **_turned, first=True, kernel=7),
-    Step("ConvNeXt-T", **_turned, first=True, kernel=7, separate=True),
-]
+CHANGES = {  # what each step adds to the one before
+    "3, 3, 9, 3 blocks": {"depths": (3, 3, 9, 3)},
+    "patchify": {"patchify": True},
+    "depthwise": {"depthwise": True},
+    "width 96": {"width": 96},
+    "inverted bottleneck": {"inverted": True},
+    "depthwise first": {"first": True},
+    "7×7 kernels": {"kernel": 7},
+    "ConvNeXt-T": {"separate": True},
+}
+STEPS = [Step("ResNet-50")]
+for _label, _change in CHANGES.items():
+    STEPS.append(replace(STEPS[-1], label=_label, **_change))
 
 
 class _ChannelNorm(nn.LayerNorm):
@@ -105,19 +106,19 @@ def build(step, scale=1.0):
 
 
 @functools.cache
-def field_sides(step, size=224):
-    """Side in pixels of the receptive field of the middle feature of every block, at most ``size``."""
+def field_sides(step):
+    """Side in pixels of the receptive field of the middle feature of every block, at most :data:`SIZE`."""
     model = seeded(build, step, 1 / 16).eval()
     names = [name for name, module in model.named_modules() if isinstance(module, _Block)]
     stages = [stage for stage, depth in enumerate(step.depths) for _ in range(depth)]
-    middles = [size // 2 ** (3 + stage) for stage in stages]
-    masks = Reach(model, names, (size, size)).masks({name: (at, at) for name, at in zip(names, middles, strict=True)})
+    middles = [SIZE // 2 ** (3 + stage) for stage in stages]
+    masks = Reach(model, names, (SIZE, SIZE)).masks({name: (at, at) for name, at in zip(names, middles, strict=True)})
     return [int(masks[name][0].any(0).sum()) for name in names]
 
 
 @functools.cache
-def cost(step, size=224):
+def cost(step):
     """(parameters without classifier, multiply-adds of one image) of one step at full width."""
     with torch.device("meta"):
-        model, image = build(step), torch.zeros(1, 3, size, size)
+        model, image = build(step), torch.zeros(1, 3, SIZE, SIZE)
     return sum(p.numel() for p in model.parameters()), multiply_adds(model, image)

@@ -80,51 +80,36 @@ def own_model(make, pretrained=False, **args):
     return make(**args)
 
 
-def thesis_model(name, pretrained=False, **args):
-    """A row of :func:`ctxnet.list_models` at full size."""
-    return create_model(name, num_classes=1000, pretrained=pretrained, **args)
+def thesis_model(name, pretrained=False, *, num_classes=1000):
+    """A row of :func:`ctxnet.list_models` at full size; weights for those from timm are timm's to find."""
+    if pretrained and isinstance(VARIANTS[name].arch, str):
+        return timm_model(name, pretrained)
+    return create_model(name, num_classes=num_classes, pretrained=pretrained)
 
 
-def cifar_model(name, pretrained=False):
-    return create_model(name, num_classes=10)
+def _from(library, build, *, downloads=True):
+    """What makes a row of this library: its arguments are the row's, then those of the network."""
+
+    def row(label, family, network, size, source, *, layers="", **args):
+        return Row(label, family, partial(build, network, **args), size, f"{source}; {library}", layers, downloads=downloads)
+
+    return row
 
 
-def _timm(label, family, name, size, source, *, layers="", **args):
-    return Row(label, family, partial(timm_model, name, **args), size, f"{source}; timm", layers)
-
-
-def _torchvision(label, family, name, size, source, *, layers="", **args):
-    return Row(label, family, partial(torchvision_model, name, **args), size, f"{source}; torchvision", layers)
-
-
-def _own(label, family, make, size, source, *, layers="", **args):
-    return Row(label, family, partial(own_model, make, **args), size, f"{source}; ctxnet", layers, downloads=False)
+_timm, _torchvision = _from("timm", timm_model), _from("torchvision", torchvision_model)
+_thesis, _own = _from("ctxnet", thesis_model), _from("ctxnet", own_model, downloads=False)
+_cifar = _from("ctxnet", thesis_model, downloads=False)
 
 
 def _of_the_thesis(name):
     variant = VARIANTS[name]
-    if isinstance(variant.arch, str):
-        family = {"vit_base_patch16_224": "attention"}.get(name, "residual")
-        return Row(variant.label, family, partial(timm_row, name), 224, f"thesis, Table {variant.tables[0]}; timm", "", name)
     family, label = ("thesis blocks", f"ResNet-50, {variant.label}") if variant.args else ("residual", variant.label)
-    in_thesis = variant.thesis_top1 and variant.tables
-    where = f"thesis, Table {variant.tables[0]}" if in_thesis else ("thesis, §3.5" if variant.args else "thesis, §2.1")
-    return Row(label, family, partial(thesis_model, name), 224, f"{where}; ctxnet", "", name)
-
-
-def timm_row(name, pretrained=False):
-    """The thesis' networks from timm: ours at full size are timm's own, which know where their weights are."""
-    return timm_model(name, pretrained) if pretrained else create_model(name, num_classes=1000)
-
-
-def _resnet(depth):
-    name = f"resnet{depth}"
-    return Row(f"ResNet-{depth}", "residual", partial(thesis_model, name), 224, "He et al. 2016; ctxnet")
-
-
-def _cifar(name, label):
-    return Row(label, "residual" if name.startswith("resnet") else "classical", partial(cifar_model, name), 32,
-               "He et al. 2016 §4.2; ctxnet", downloads=False)  # fmt: skip
+    where = "§3.5" if variant.args else "§2.1"
+    if variant.thesis_top1 and variant.tables:
+        where = f"Table {variant.tables[0]}"
+    family = {"vit_base_patch16_224": "attention"}.get(name, family)
+    library = "timm" if isinstance(variant.arch, str) else "ctxnet"
+    return Row(label, family, partial(thesis_model, name), 224, f"thesis, {where}; {library}", small=name)
 
 
 # The last normalisation of a residual branch starts at one in every row. timm's default of zero would make every
@@ -142,18 +127,14 @@ ROWS = {
                               aux_logits=False, layers=r"conv[123]|inception\d[a-e]"),
     "inception_v3": _torchvision("Inception v3", "classical", "inception_v3", 299, "Szegedy et al. 2016",
                                  init_weights=True, aux_logits=False, layers=r"Conv2d_\d[ab]_\dx\d|Mixed_\d[a-e]"),
-    "plain20": _cifar("plain20", "plain-20"),
-    "plain56": _cifar("plain56", "plain-56"),
-    "resnet20": _cifar("resnet20", "ResNet-20"),
-    "resnet32": _cifar("resnet32", "ResNet-32"),
-    "resnet44": _cifar("resnet44", "ResNet-44"),
-    "resnet56": _cifar("resnet56", "ResNet-56"),
-    "resnet110": _cifar("resnet110", "ResNet-110"),
-    "resnet18": _resnet(18),
-    "resnet34": _resnet(34),
+    **{name: _cifar(VARIANTS[name].label, "residual" if name.startswith("resnet") else "classical", name, 32,
+                    "He et al. 2016 §4.2", num_classes=10)
+       for name in ("plain20", "plain56", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110")},
+    "resnet18": _thesis("ResNet-18", "residual", "resnet18", 224, "He et al. 2016"),
+    "resnet34": _thesis("ResNet-34", "residual", "resnet34", 224, "He et al. 2016"),
     **{name: _of_the_thesis(name) for name in THESIS},
-    "resnet101": _resnet(101),
-    "resnet152": _resnet(152),
+    "resnet101": _thesis("ResNet-101", "residual", "resnet101", 224, "He et al. 2016"),
+    "resnet152": _thesis("ResNet-152", "residual", "resnet152", 224, "He et al. 2016"),
     "wide_resnet50_2": _timm("Wide ResNet-50-2", "residual", "wide_resnet50_2", 224, "Zagoruyko and Komodakis 2016", **_ONE),
     "resnext50_32x4d": _timm("ResNeXt-50", "residual", "resnext50_32x4d", 224, "Xie et al. 2017", **_ONE),
     "densenet121": _torchvision("DenseNet-121", "residual", "densenet121", 224, "Huang et al. 2017"),
@@ -165,10 +146,8 @@ ROWS = {
     "mobilenetv1_100": _timm("MobileNet v1", "efficient", "mobilenetv1_100", 224, "Howard et al. 2017"),
     "mobilenetv2_100": _timm("MobileNet v2", "efficient", "mobilenetv2_100", 224, "Sandler et al. 2018"),
     "xception": _timm("Xception", "efficient", "legacy_xception", 299, "Chollet 2017", layers=r"block\d+|conv[34]"),
-    "efficientnet_b0": _timm("EfficientNet-B0", "efficient", "efficientnet_b0", 224, "Tan and Le 2019"),
-    "efficientnet_b1": _timm("EfficientNet-B1", "efficient", "efficientnet_b1", 240, "Tan and Le 2019"),
-    "efficientnet_b2": _timm("EfficientNet-B2", "efficient", "efficientnet_b2", 260, "Tan and Le 2019"),
-    "efficientnet_b3": _timm("EfficientNet-B3", "efficient", "efficientnet_b3", 300, "Tan and Le 2019"),
+    **{f"efficientnet_b{i}": _timm(f"EfficientNet-B{i}", "efficient", f"efficientnet_b{i}", size, "Tan and Le 2019")
+       for i, size in enumerate((224, 240, 260, 300))},
     "swin_tiny": _timm("Swin-T", "attention", "swin_tiny_patch4_window7_224", 224, "Liu et al. 2021"),
     "mixer_b16": _timm("MLP-Mixer-B/16", "MLP", "mixer_b16_224", 224, "Tolstikhin et al. 2021"),
     "resmlp_12": _timm("ResMLP-12", "MLP", "resmlp_12_224", 224, "Touvron et al. 2021"),

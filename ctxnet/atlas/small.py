@@ -11,10 +11,9 @@ import torch
 from torch import nn
 
 from ..measure import context_profile
-from ..models.resnet import STAGES, ResNet
+from ..models.resnet import ResNet
 
 SIZE, WIDTH, IMAGES = 64, 8, 4
-BLOCKS = [f"layer{stage + 1}.{i}" for stage, count in enumerate(STAGES[50]) for i in range(count)]
 CONTEXTS = {
     "none (plain ResNet-50)": {},
     "random sparse context (§3.1)": {"context": "permutation", "uses": ("k",)},
@@ -34,13 +33,13 @@ def seeded(make, *args, seed=0, **kwargs):
         return make(*args, **kwargs)
 
 
-def stack_of_convolutions(layers=3, kernel=3, dilation=1, stride=1, channels=8):
+def stack_of_convolutions(layers=3, kernel=3, dilation=1, stride=1):
     """``layers`` equal convolutions with ReLU (``conv1``, ``relu1``, …), the first with ``stride``."""
     net = OrderedDict()
     for i in range(layers):
         padding = dilation * (kernel - 1) // 2
         step = stride if i == 0 else 1
-        net[f"conv{i + 1}"] = nn.Conv2d(3 if i == 0 else channels, channels, kernel, step, padding, dilation)
+        net[f"conv{i + 1}"] = nn.Conv2d(3 if i == 0 else WIDTH, WIDTH, kernel, step, padding, dilation)
         net[f"relu{i + 1}"] = nn.ReLU()
     return nn.Sequential(net).eval()
 
@@ -105,13 +104,10 @@ def trace_shapes(model, input_shape=(3, 224, 224)):
     def shape(value):
         return tuple(value.shape[1:]) if torch.is_tensor(value) else [shape(v) for v in value]
 
-    def record(name):
-        def hook(module, inputs, output):
-            shapes[name] = (shape(inputs[0]) if inputs else None, shape(output))
+    def record(name, module, inputs, output):
+        shapes[name] = (shape(inputs[0]) if inputs else None, shape(output))
 
-        return hook
-
-    hooks = [m.register_forward_hook(record(n)) for n, m in model.named_modules()]
+    hooks = [m.register_forward_hook(functools.partial(record, n)) for n, m in model.named_modules()]
     training = model.training
     with torch.no_grad():
         model.eval()(torch.zeros(1, *input_shape, device=device))
@@ -179,6 +175,6 @@ def field_sizes(model):
     return sizes
 
 
-def noise_images(n=IMAGES, size=SIZE, seed=0):
+def noise_images(n=IMAGES, size=SIZE):
     """``n`` images (n, 3, size, size) of standard normal noise, the same on every call."""
-    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))

@@ -47,10 +47,7 @@ NAMES = {"dilation": "d"}  # an argument of a network that goes by the name of a
 
 
 def networks(name):
-    """What is chosen for each network of a set, in the order of its tiles.
-
-    Args:
-        name: "stack" or "context".
+    """What is chosen for each network of a set, "stack" or "context", in the order of its tiles.
 
     Returns:
         List of dicts, a value or None for each of :data:`CONTROLS`; None where a slider has no meaning.
@@ -74,9 +71,6 @@ def measure_states(name, *, root=".", progress=True):
     10⁻⁴ of its strongest cell, and else 2 … 15, in equal steps of its logarithm. ``states.csv`` has :data:`COLUMNS` per
     state, in the same order: the feature's centre and mean distance in px, the share of the image's pixels that can reach
     it, and whether that is exact (1) or an upper bound (0).
-
-    Args:
-        name: "stack" or "context".
 
     Returns:
         Path of the folder.

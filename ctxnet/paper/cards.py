@@ -8,7 +8,6 @@ give equal bytes; no card carries a date.
 import dataclasses
 import functools
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -21,34 +20,6 @@ from ctxnet.paper import results, statistics, words
 from ctxnet.paper.results import BASELINE, MissingRecord, load_initial, load_profile, make_command, measure_command
 from ctxnet.paper.words import DATASETS, plain
 from ctxnet.records import run_folder
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What the cards of one protocol have in common, read once.
-
-    Attributes:
-        settings: :class:`ctxnet.training.Protocol`.
-        records: as :func:`ctxnet.paper.results.load_records` gives them.
-        answers: as :func:`ctxnet.paper.results.read_answers` gives them.
-        classes: number of classes.
-        root: the repository.
-    """
-
-    settings: object
-    records: pd.DataFrame
-    answers: dict
-    classes: int
-    root: Path
-
-    def runs(self, variant):
-        """The records of one network."""
-        return self.records[self.records["variant"] == variant]
-
-    def origins(self, variant):
-        """``{seed: provenance}`` of one network's runs."""
-        seeds = self.runs(variant)["seed"]
-        return {seed: results.load_provenance(self.settings.name, variant, seed, self.root) for seed in seeds}
 
 
 def write_cards(protocol, root="."):
@@ -80,27 +51,27 @@ def cards(protocol, root="."):
         return {}
     answers = results.read_answers(protocol, list(VARIANTS), records, root)
     labels = results.load_predictions(protocol, *records.loc[0, ["variant", "seed"]], root)["label"]
-    shared = Shared(settings, records, answers, labels.nunique(), Path(root))
-    return {variant: _text(variant, shared) for variant in sorted(answers)}
+    return {variant: _text(variant, settings, records, answers, labels.nunique(), root) for variant in sorted(answers)}
 
 
-def _text(variant, shared):
+def _text(variant, settings, records, answers, classes, root):
     from ctxnet.data.imagenette import CLASSES
 
-    settings, runs = shared.settings, shared.runs(variant)
+    runs = records[records["variant"] == variant]
+    origins = {seed: results.load_provenance(settings.name, variant, seed, root) for seed in runs["seed"]}
     thesis = results.has_thesis_numbers(settings)
-    row = results.row(variant, shared.records, shared.answers, thesis=thesis)
+    row = results.row(variant, records, answers, thesis=thesis)
     dataset, seed = words.dataset(settings), runs["seed"].iloc[0]
-    context, missing = _context(variant, seed, shared)
+    context, missing = _context(variant, settings.name, seed, root)
     return _template().render(
-        variant=variant, baseline=BASELINE, settings=settings, row=row, thesis=thesis, classes=shared.classes,
+        variant=variant, baseline=BASELINE, settings=settings, row=row, thesis=thesis, classes=classes,
         dataset=dataset, dataset_name=DATASETS.get(settings.dataset, dataset), imagenette=CLASSES.values(),
         called=DATASETS.get(settings.dataset) or plain(dataset), one_seed=words.ONE_SEED,
         network=_network(variant, row), in_timm=_is_in_timm(variant), training=_training(settings),
-        outdated=_made_otherwise(variant, runs, shared), each=_each(runs), mean=_mean(row, settings.name),
+        outdated=_made_otherwise(variant, settings, runs, origins), each=_each(runs), mean=_mean(row, settings.name),
         context=context, missing=missing, folder=run_folder(settings.name, variant, seed).as_posix(),
-        command=f"{make_command(settings.name, variant)} --seed {seed}", origin=_origin(variant, shared),
-        **_compared(variant, row, shared),
+        command=f"{make_command(settings.name, variant)} --seed {seed}",
+        origin=_origin(variant, settings.name, origins.values()), **_compared(variant, row, answers),
     )  # fmt: skip
 
 
@@ -160,15 +131,14 @@ def _training(settings):
     return [[key.replace("_", " "), words.setting_text(v)] for key, v in shown.items() if v and key not in hidden]
 
 
-def _made_otherwise(variant, runs, shared):
+def _made_otherwise(variant, settings, runs, origins):
     """Seeds whose record is of other settings than params.yaml has now, as far as their provenance says on which data."""
     from ctxnet.training.protocol import identity
 
-    manifests = {seed: origin.get("data_manifest") for seed, origin in shared.origins(variant).items()}
-    hashes = dict(zip(runs["seed"], runs["config_hash"], strict=True))
+    manifests = [origin.get("data_manifest") for origin in origins.values()]
     return [
-        seed for seed, manifest in manifests.items()
-        if manifest and stable_hash(identity(shared.settings, variant, seed, manifest)) != hashes[seed]
+        seed for seed, made, manifest in zip(runs["seed"], runs["config_hash"], manifests, strict=True)
+        if manifest and stable_hash(identity(settings, variant, seed, manifest)) != made
     ]  # fmt: skip
 
 
@@ -188,11 +158,11 @@ def _mean(row, protocol):
     return {key: found[key] for key in (f"{protocol} %", "s.d.", "95 % interval", "seeds", "thesis %") if key in found}
 
 
-def _compared(variant, row, shared):
+def _compared(variant, row, answers):
     """The comparison with ResNet-50: ``found`` (None without one), ``difference`` in words, ``compared`` as facts."""
-    if variant == BASELINE or BASELINE not in shared.answers:
+    if variant == BASELINE or BASELINE not in answers:
         return {"found": None}
-    found = results.compare(variant, BASELINE, shared.answers)
+    found = results.compare(variant, BASELINE, answers)
     difference = f"{words.points(found.difference)} points"
     if not words.unknown(row["thesis_difference_points"]):
         difference += words.minus(f" ({row['thesis_difference_points']:+.2f} in the thesis)")
@@ -203,11 +173,11 @@ def _compared(variant, row, shared):
     return {"found": found, "difference": difference, "compared": {"difference": difference, **said}.items()}
 
 
-def _context(variant, seed, shared):
+def _context(variant, protocol, seed, root):
     """(lines about the first and the last block, the command that measures what is missing or "")."""
     sources = {
-        "full size, at initialisation": lambda: load_initial(variant, shared.root),
-        f"as trained, seed {seed}": lambda: load_profile(shared.settings.name, variant, seed, shared.root),
+        "full size, at initialisation": lambda: load_initial(variant, root),
+        f"as trained, seed {seed}": lambda: load_profile(protocol, variant, seed, root),
     }
     rows, missing = [], ""
     for what, load in sources.items():
@@ -226,9 +196,8 @@ def _context(variant, seed, shared):
     return rows, missing
 
 
-def _origin(variant, shared):
-    """Where the runs came from: (fact, value) in words."""
-    found = shared.origins(variant).values()
+def _origin(variant, protocol, found):
+    """Where the runs came from, by their provenance: (fact, value) in words."""
     minutes = [(source.get("wall_seconds") or 0) / 60 for source in found]
     each = ", ".join(f"{spent:.1f}" for spent in minutes)
     machines = (f"{s.get('device')}, {s.get('cores')} cores, threads: {s.get('threads', '?')}" for s in found)
@@ -238,7 +207,7 @@ def _origin(variant, shared):
         ["versions", _distinct(words.versions(s) for s in found)],
         ["wall minutes", f"{sum(minutes):.1f}" + (f" in all: {each}" if len(minutes) > 1 else "")],
         ["data manifest", _distinct(str(s.get("data_manifest")) for s in found)],
-        ["records", f"`results/{shared.settings.name}/runs/{variant}/seed<k>/record.json`"],
+        ["records", f"`results/{protocol}/runs/{variant}/seed<k>/record.json`"],
     ]
 
 

@@ -37,6 +37,8 @@ FIRST = {  # what each set opens with
     "stack": {"kernel": 3, "dilation": 1, "stride": 1, "layer": "relu3"},
     "context": {"context": "random sparse context (§3.1)", "k": 1, "d": None, "layer": "layer1.0"},
 }
+# What levels 2 … 15 of a tile stand for, relative to the strongest cell: the middle of each step.
+EFFECTS = [*(10 ** (DECADES * ((step - 0.5) / LEVELS - 1)) for step in range(1, LEVELS)), 1.0]
 ALT = (
     "Receptive field and effective receptive field of one feature, twice: in linear and in logarithmic scale; a circle has "
     "the mean distance as its radius."
@@ -128,7 +130,7 @@ def draw_still(name, root="."):
     with Image.open(io.BytesIO(states.png)) as image:
         levels = np.asarray(image.crop((left, network * cells, left + cells, (network + 1) * cells)).convert("L")) // 17
     levels = torch.from_numpy(levels.repeat(size // cells, 0).repeat(size // cells, 1).astype(int))
-    effects = torch.tensor([0.0, 0.0, *_effects()])
+    effects = torch.tensor([0.0, 0.0, *EFFECTS])
     number = {key: float(values[at]) for key, values in states.numbers.items()}
     profile = SimpleNamespace(
         layers=[states.settings["layers"][layer]], rf=[levels > 0], erf=[effects[levels]], exact=[number["exact"]],
@@ -138,22 +140,17 @@ def draw_still(name, root="."):
     return _draw(profile, chosen, number["rf_share"])
 
 
-def _effects():
-    """What levels 2 … 15 of a tile stand for, relative to the strongest cell: the middle of each step."""
-    return [10 ** (DECADES * ((step - 0.5) / LEVELS - 1)) for step in range(1, LEVELS)] + [1.0]
-
-
 def page_data(name, root="."):
     """What the script of the sliders takes, a JSON-able dict of flat lists; states in the order of the record."""
     states = read_states(name, root)
     networks, layers = states.settings["networks"], states.settings["layers"]
     keys = [key for key in LABELS[name] if key != "layer"]
-    values = {key: _values(key, networks) for key in keys}
+    values = {key: list(dict.fromkeys(net[key] for net in networks if net[key] is not None)) for key in keys}
     chosen = [[-1 if net[key] is None else values[key].index(net[key]) for key in keys] for net in networks]
     network, layer, place = first_state(name, states)
     values["layer"] = [text.removeprefix("relu") for text in layers]
     digits = {"rf_share": 4, "distance": 1, "center_row": 1, "center_column": 1, "exact": 0}
-    scales = {"linear": _effects(), "logarithmic": [1 + np.log10(effect) / DECADES for effect in _effects()]}
+    scales = {"linear": EFFECTS, "logarithmic": [1 + np.log10(effect) / DECADES for effect in EFFECTS]}
     colours = {name: ["", *(to_hex(CONTEXT_MAP(float(value))) for value in (0, *scale))] for name, scale in scales.items()}
     return {
         "controls": [{"label": LABELS[name][key], "values": values[key], "list": key == "context"} for key in LABELS[name]],
@@ -167,11 +164,6 @@ def page_data(name, root="."):
         "colours": colours,
         "tiles": "data:image/png;base64," + base64.b64encode(states.png).decode(),
     }
-
-
-def _values(key, networks):
-    """What one slider can be set to: the values that networks have, in order."""
-    return [value for value in dict.fromkeys(net[key] for net in networks) if value is not None]
 
 
 def _short(values, digits):

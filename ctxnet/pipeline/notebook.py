@@ -72,11 +72,17 @@ def declared_parameters(notebook):
     except SyntaxError as error:
         raise ValueError(f"{notebook}: parameters cell: {error}") from None
     for line in lines:
-        name, annotation, value = _assignment(line)
         try:
-            default = REQUIRED if value is None else ast.literal_eval(value)
-            kind = TYPES[annotation] if annotation else type(default)
-            if name is None or kind not in TYPES.values():
+            match line:
+                case ast.Assign(targets=[ast.Name(name)], value=value):
+                    default = ast.literal_eval(value)
+                    kind = type(default)
+                case ast.AnnAssign(target=ast.Name(name), annotation=annotation, value=value):
+                    default = REQUIRED if value is None else ast.literal_eval(value)
+                    kind = TYPES[ast.unparse(annotation)]
+                case _:
+                    raise ValueError
+            if kind not in TYPES.values():
                 raise ValueError
         except (KeyError, ValueError):
             raise ValueError(
@@ -85,15 +91,6 @@ def declared_parameters(notebook):
             ) from None
         declared[name] = (kind, default)
     return declared
-
-
-def _assignment(line):
-    """(name, annotation, value node) of an assignment to one name; all None for any other statement."""
-    if isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name):
-        return line.targets[0].id, None, line.value
-    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-        return line.target.id, ast.unparse(line.annotation), line.value
-    return None, None, None
 
 
 def check_parameters(declared, given):
@@ -306,36 +303,30 @@ def command(work, arguments=None):
 
 def main(arguments=None):
     """Run the notebook that the command line names; returns the exit status."""
-
-    def work(words):
-        notebook, output, parameters = _parse(words)
-        run_notebook(notebook, parameters, output)
-
-    return command(work, arguments)
+    return command(lambda words: run_notebook(*_parse(words)), arguments)
 
 
 def _parse(words):
+    """(notebook, parameters, output) of a command line."""
     if not words or words[0] in ("-h", "--help"):
         raise ValueError(_USAGE)
-    notebook, words = words[0], words[1:]
+    notebook, words = words[0], iter(words[1:])
     if not Path(notebook).is_file():
         raise ValueError(f"no notebook {notebook}; {_USAGE}")
     declared = declared_parameters(notebook)
     output, values = None, {}
-    while words:
-        option, equals, text = words.pop(0).partition("=")
+    for word in words:
+        option, equals, text = word.partition("=")
         name = option.removeprefix("--").replace("-", "_")
         if option == name or (name not in declared and name != "output"):
             raise unknown_name("parameter", option, [f"--{known}" for known in (*declared, "output")])
-        if not equals:
-            if not words:
-                raise ValueError(f"{option} needs a value")
-            text = words.pop(0)
+        if not equals and (text := next(words, None)) is None:
+            raise ValueError(f"{option} needs a value")
         if name == "output":
             output = text
         else:
             values[name] = parse_value(name, declared[name][0], text)
-    return notebook, output, values
+    return notebook, values, output
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
 """Put the book together: one folder of pages that needs nothing but itself."""
 
+import io
 import re
 from pathlib import Path
 
+import jinja2
+import markupsafe
+from PIL import Image
+
+from ctxnet import provenance
 from ctxnet.files import built_folder, write_bytes, write_text
 from ctxnet.paper import cards, claims, coherence, dense, pays, reach, results, sliders, words
 from ctxnet.paper.book import chapters, made, networks, reference, search
@@ -55,20 +61,18 @@ class _Book:
     """What all pages share while they are written."""
 
     def __init__(self, protocol, root, out, executed, found):
-        import jinja2
-
         self.protocol, self.root, self.out, self.executed, self.chapters = protocol, root, out, executed, found
-        self.commit, self.dirty = made.build_origin(root)
-        self.origins = made.Origins(protocol, root, here=self.commit)
+        here = provenance.collect(root=root, device="cpu")
+        self.origins = made.Origins(protocol, root, here=here["commit"])
         self.notes = words.reading_notes(protocol, root)
         self.index, self.heroes = [], {}
-        self.environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-        )
-        self.environment.filters["ticks"] = _ticks
-        self.environment.filters["first_sentence"] = lambda text: re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
+        pages = jinja2.FileSystemLoader(Path(__file__).with_name("pages"))
+        self.environment = jinja2.Environment(loader=pages, autoescape=True, undefined=jinja2.StrictUndefined)
+        self.environment.filters |= {"ticks": _ticks, "first_sentence": _first_sentence}
+        self.environment.globals |= {
+            "site": TITLE, "protocol": protocol, "commit": made.short(here["commit"]), "dirty": here["dirty"],
+            "menu": [(f"{c.name}.html", c.title) for c in found], "reference": reference.address("ctxnet"),
+        }  # fmt: skip
 
     def write(self, pdf):
         for path in STATIC.iterdir():
@@ -97,16 +101,9 @@ class _Book:
         self._page(address, title, searched=False, **values)
         self.index.append({"page": address, "title": title, "heading": title, "text": f"{text} {' '.join(names)}"})
 
-    def _common(self, address, title, up=""):
-        return {
-            "site": TITLE, "title": title, "address": address, "up": up, "protocol": self.protocol,
-            "commit": made.short(self.commit), "dirty": self.dirty,
-            "menu": [(f"{c.name}.html", c.title) for c in self.chapters], "reference": reference.address("ctxnet"),
-        }  # fmt: skip
-
     def _page(self, address, title, *, template="", searched=True, **values):
         template = self.environment.get_template(f"{template or address}.j2")
-        page = template.render(**self._common(address, title, "../" * address.count("/")), **values)
+        page = template.render(address=address, title=title, up="../" * address.count("/"), **values)
         # where a cell is narrow, names break behind their underscores; the search below does not see it
         broken = re.sub(r"(<td[^>]*>(?:<a [^>]*>)?<code>)([^<]+)", lambda at: at[1] + at[2].replace("_", "_<wbr>"), page)
         write_text(self.out / address, broken.rstrip() + "\n")
@@ -128,15 +125,14 @@ class _Book:
 
     def _block(self, chapter, place, block):
         """A block as the templates take it, with the lines under a figure or table."""
-        facts = {"shows": (), "rests_on": ()} | block.facts
+        facts = {"shows": (), "rests_on": (), "file": ""} | block.facts
         number = facts.get("number") or facts.get("table") or ""
-        shown = {"kind": block.kind, "html": block.html, "summary": block.summary, "number": number, "files": []}
-        shown["made"] = []
+        shown = {"kind": block.kind, "html": block.html, "summary": block.summary, "number": number, "made": [], "files": []}
         if block.kind == "figure" or facts["shows"] or facts["rests_on"]:
             notebook = f"notebooks/{chapter.name}.ipynb"
             shown["made"] = self.origins.links(facts["shows"], notebook=notebook, rests_on=facts["rests_on"])
-        if block.kind == "table":
-            shown["files"] = [("csv", facts["file"])] if facts["file"] and (self.out / facts["file"]).exists() else []
+        if block.kind == "table" and facts["file"] and (self.out / facts["file"]).exists():
+            shown["files"] = [("csv", facts["file"])]
         if block.kind == "sliders":
             name = shown["name"] = facts["sliders"]
             shown["html"] = sliders.Sliders(name, self.root).markup()
@@ -154,7 +150,7 @@ class _Book:
             write_bytes(self.out / "figures" / f"{stem}.{kind}", image)
         files = [(kind, f"figures/{stem}.{kind}") for kind in ("svg", "png") if kind in block.images]
         kind = "svg" if is_small_drawing(block.images.get("svg", b"")) or "png" not in block.images else "png"
-        points = block.facts.get("points") or [0.6 * side for side in _png_size(block.images["png"])]
+        points = block.facts.get("points") or [0.6 * side for side in Image.open(io.BytesIO(block.images["png"])).size]
         width, height = (round(POINT * float(side)) for side in points)
         alt = block.facts.get("alt") or "Picture drawn by the code above."
         about = {key: block.facts.get(key, "") for key in ("caption", "networks")}
@@ -199,19 +195,14 @@ class _Book:
 
 
 def _ticks(text):
-    import markupsafe
-
     return markupsafe.Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(markupsafe.escape(text))))
 
 
+def _first_sentence(text):
+    return re.split(r"(?<=[.?!])\s", text, maxsplit=1)[0]
+
+
 def _first_paragraph(blocks):
-    for block in blocks:
-        found = re.search(r"<p>(.*?)</p>", block["html"], re.S) if block["kind"] == "text" else None
-        if found:
-            return " ".join(re.sub(r"<[^>]+>", "", found[1]).split())
-    return ""
-
-
-def _png_size(image):
-    """(width, height) from a PNG's header: bytes 16 to 24."""
-    return int.from_bytes(image[16:20], "big"), int.from_bytes(image[20:24], "big")
+    pages = "".join(block["html"] for block in blocks if block["kind"] == "text")
+    found = re.search(r"<p>(.*?)</p>", pages, re.S)
+    return markupsafe.Markup(found[1]).striptags() if found else ""

@@ -7,6 +7,7 @@ The output itself says what a figure or table is: its metadata hold the facts th
 import ast
 import base64
 import html
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ def read_chapter(path):
         if cell.cell_type == "markdown":
             chapter.blocks.append(Block("text", html=markdown(cell.source)))
         elif cell.cell_type == "code":
-            chapter.blocks += [_code([cell])] if cell.source.strip() else []
+            chapter.blocks += [Block("code", cells=[cell])] if cell.source.strip() else []
             chapter.blocks += filter(None, map(_output, cell.get("outputs", ())))
     chapter.blocks = _joined(chapter.blocks)
     return chapter
@@ -95,11 +96,10 @@ def read_chapter(path):
 def _joined(blocks):
     """Code cells with nothing between them as one fold."""
     found = []
-    for block in blocks:
-        if block.kind == found[-1].kind == "code" if found else False:
-            found[-1] = _code(found[-1].cells + block.cells)
-        else:
-            found.append(block)
+    for kind, run in itertools.groupby(blocks, key=lambda block: block.kind):
+        if kind == "code":
+            run = [_code([cell for block in run for cell in block.cells])]
+        found += run
     return found
 
 
@@ -124,7 +124,8 @@ def _scrolled(found):
     kinds = ["words"] * words + ["cards"] * bool(prose and any(headers))
     if "cards" in kinds:
         inner = re.sub(r"<tr>(.*?)</tr>", lambda line: f"<tr>{_named(line[1], headers)}</tr>", inner, flags=re.S)
-    return f'<div class="scroll" tabindex="0"><table{_class(kinds)}>{inner}</div>'
+    marked = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f'<div class="scroll" tabindex="0"><table{marked}>{inner}</div>'
 
 
 def _named(line, headers):
@@ -132,10 +133,6 @@ def _named(line, headers):
     names = iter(headers)
     line = re.sub(r"<td", lambda cell: f'<td data-name="{html.escape(next(names, ""))}"', line)
     return re.sub(r"<td([^>]*>–</td>)", r"<td data-none\1", line)  # of which a card says nothing
-
-
-def _class(kinds):
-    return f' class="{" ".join(kinds)}"' if kinds else ""
 
 
 def _cell(found):

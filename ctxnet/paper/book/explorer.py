@@ -28,11 +28,7 @@ ROWS = [*VARIANTS, *SEGMENTERS]
 
 
 def write_explorer(out, root):
-    """Write ``explorer/`` (a script per measured row, the photograph) into the folder of the site.
-
-    Args:
-        out: folder of the site.
-        root: folder that holds ``results/lattice``.
+    """Write ``explorer/`` (a script per measured row, the photograph) into the folder of the site, ``out``.
 
     Returns:
         (names of the rows shown, in the order of :data:`ROWS`; dict of what ``explorer.html.j2`` needs). Without any row the

@@ -1,6 +1,7 @@
 """Where everything on the site comes from: stages, commits, machines and data, and the links to them."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from ctxnet import provenance
@@ -32,12 +33,6 @@ RECORDS = {
 }
 # How those are made that are no protocol, or several; any other name is a protocol.
 COMMANDS = {"reach": reach.COMMANDS["probe"], "pathfinder": reach.COMMANDS["pathfinder"], "timm": law.COMMAND}
-
-
-def build_origin(root="."):
-    """``(commit, dirty)`` of the checkout the site is built in; ``(None, None)`` outside of one."""
-    here = provenance.collect(root=root, device="cpu")
-    return here["commit"], here["dirty"]
 
 
 def stages(root="."):
@@ -74,9 +69,9 @@ def sources(protocols, root="."):
     for kind, pattern in kinds:
         for about in _abouts(root, pattern):
             commit = about.get("commit")
-            empty = {"what": {}, "dirty": False, "machines": set(), "versions": set(), "minutes": 0.0}
+            empty = {"what": Counter(), "dirty": False, "machines": set(), "versions": set(), "minutes": 0.0}
             entry = found.setdefault(anchor(commit), {"commit": commit} | empty)
-            entry["what"][kind] = entry["what"].get(kind, 0) + 1
+            entry["what"][kind] += 1
             entry["dirty"] |= bool(about.get("dirty"))
             if about.get("device"):
                 entry["machines"].add(f"{about['device']}, {about.get('cores')} cores")
@@ -85,7 +80,7 @@ def sources(protocols, root="."):
     for entry in found.values():
         entry["subject"] = provenance.subject(entry["commit"], root) or ""
         entry["machines"], entry["versions"] = sorted(entry["machines"]), sorted(entry["versions"])
-    return sorted(found.values(), key=lambda entry: (-sum(entry["what"].values()), str(entry["commit"])))
+    return sorted(found.values(), key=lambda entry: (-entry["what"].total(), str(entry["commit"])))
 
 
 def _abouts(root, pattern):
@@ -126,11 +121,11 @@ class Origins:
         for variant, seed in zip(records["variant"], records["seed"], strict=True):
             commit = load_provenance(protocol, variant, seed, root).get("commit") or ""
             self._commits.setdefault(variant, set()).add(commit)
-        self._resting = {name: self._read_commits(pattern) for name, (*_, pattern, _) in RECORDS.items()}
+        self._resting = {
+            name: {about.get("commit") or "" for about in _abouts(self.root, pattern)}
+            for name, (*_, pattern, _) in RECORDS.items()
+        }
         self._data = {name: list(data_sets([name], root)) for name in (protocol, *RECORDS)}
-
-    def _read_commits(self, pattern):
-        return {about.get("commit") or "" for about in _abouts(self.root, pattern)}
 
     def links(self, variants, *, notebook, rests_on=(), up=""):
         """Where a table or figure comes from, as list of (what, text, address or "") for the lines under it.
@@ -141,26 +136,27 @@ class Origins:
             rests_on: further records it shows, names of :data:`RECORDS`.
             up: path from the page to the top of the site.
         """
-        lines = []
-        if notebook:
-            lines.append(("notebook", notebook, f"{up}{notebook}"))
-        lines.append(("stage", f"report@{self.protocol}", f"{up}{PAGE}#stage-report"))
+
+        def at(place):
+            return f"{up}{PAGE}#{place}"
+
+        lines = [("notebook", notebook, f"{up}{notebook}")] if notebook else []
+        lines.append(("stage", f"report@{self.protocol}", at("stage-report")))
         if variants:
-            for commit in sorted(set().union(*(self._commits.get(variant, ()) for variant in variants))):
-                lines.append(("commit", f"{short(commit)} (runs)", f"{up}{PAGE}#{anchor(commit)}"))
-            lines += [("data", name, f"{up}{PAGE}#data-{name}") for name in self._data[self.protocol]]
+            commits = sorted(set().union(*(self._commits.get(variant, ()) for variant in variants)))
+            lines += [("commit", f"{short(commit)} (runs)", at(anchor(commit))) for commit in commits]
+            lines += [("data", name, at(f"data-{name}")) for name in self._data[self.protocol]]
         for name in rests_on:
             stage, *_, data = RECORDS[name]
             command = COMMANDS.get(name) or make_command(name)
-            lines.append(("stage", stage, f"{up}{PAGE}#stage-{stage}") if stage else ("command", command, ""))
-            for commit in sorted(self._resting[name]):
-                lines.append(("commit", f"{short(commit)} ({name})", f"{up}{PAGE}#{anchor(commit)}"))
+            lines.append(("stage", stage, at(f"stage-{stage}")) if stage else ("command", command, ""))
+            lines += [("commit", f"{short(commit)} ({name})", at(anchor(commit))) for commit in sorted(self._resting[name])]
             names = [data] if data else self._data[name]
-            under = [("data", text.replace("-", " ") if data else text, f"{up}{PAGE}#data-{text}") for text in names]
+            under = [("data", text.replace("-", " ") if data else text, at(f"data-{text}")) for text in names]
             lines += [line for line in under if line not in lines]  # several records of the same images name them once
         if not variants and not rests_on:
-            lines.append(("commit", f"{short(self.here)} (this site)", f"{up}{PAGE}#this"))
-            lines.append(("data", "none: drawn from the networks themselves", f"{up}{PAGE}#data"))
+            lines.append(("commit", f"{short(self.here)} (this site)", at("this")))
+            lines.append(("data", "none: drawn from the networks themselves", at("data")))
         return lines
 
 

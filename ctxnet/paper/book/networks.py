@@ -6,7 +6,7 @@ from ctxnet.atlas.accuracies import ADDRESS, read_accuracies
 from ctxnet.atlas.every import read_networks
 
 PAGE, TITLE = "networks.html", "All networks"
-# Columns of the table: key, heading, decimals, unit in words. What each is, the page says.
+# Columns of the table: key, heading, decimals. What each is, the page says.
 COLUMNS = (
     ("parameters", "parameters, M", 1), ("top1", "top-1, %", 1),
     ("operations", "multiply-adds, G", 2), ("size", "input, px", 0),
@@ -18,9 +18,6 @@ COLUMNS = (
 
 def shown_networks(root):
     """What ``networks.html.j2`` needs: (names of the networks on it, dict). Without any, the page says how to measure them.
-
-    Args:
-        root: folder that holds ``results/timm``.
 
     Raises:
         DamagedRecord: for a line of the table that is not as it was written.
@@ -38,7 +35,7 @@ def page_data(root="."):
     ``tag``, the weights of its accuracy. One that was not measured has ``why``; what is not known is left out.
     """
     accuracies = read_accuracies(root)
-    shown = [_network(row, accuracies.get(name)) for name, row in read_networks(root).items()]
+    shown = [_network(row, accuracies.get(name, {})) for name, row in read_networks(root).items()]
     return {"columns": [list(column) for column in COLUMNS], "networks": shown, "source": ADDRESS if accuracies else ""}
 
 
@@ -54,11 +51,10 @@ def _network(row, accuracy):
         "operations": round(row["multiply_adds"] / 1e9, 4), "blocks": row["blocks"],
         "rf": _percent(row["rf_share"][-1]), "distance": _percent(distance[-1], side), "third": _percent(third),
         "erf90": _percent(erf), "speed": row["made"]["images_per_second"],
-        "top1": _percent(accuracy["top1"]) if accuracy else None, "tag": accuracy["tag"] if accuracy else None,
+        "top1": _percent(accuracy.get("top1")), "tag": accuracy.get("tag"), "bound": None if row["exact"] else 1,
+        "curve": curve, "early": 1 if row.get("early") else None,
     }  # fmt: skip
-    known = {key: value for key, value in values.items() if value is not None}
-    flags = {"bound": 1} if not row["exact"] else {}
-    return shown | known | flags | {"curve": curve} | ({"early": 1} if row.get("early") else {})
+    return shown | {key: value for key, value in values.items() if value is not None}
 
 
 def _percent(value, of=1):

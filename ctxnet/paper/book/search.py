@@ -9,24 +9,19 @@ _HIDDEN = re.compile(r"<(details|nav|script|style|math)\b.*?</\1>", re.S)
 
 
 def sections(page, title, body):
-    """Sections of one page's main part.
-
-    Args:
-        page: its address; title: its title; body: its HTML.
+    """Sections of the page at the address ``page``, whose main part is the HTML ``body``.
 
     Returns:
         list of dicts with ``page`` (address with anchor), ``title``, ``heading`` and ``text``.
     """
-    body = _HIDDEN.sub(" ", body)
-    found, start, place = [], 0, (page, title)
-    for heading in [*_HEADING.finditer(body), None]:
-        text = _text(body[start : heading.start() if heading else len(body)])
-        if text or place[1] != title:
-            found.append({"page": place[0], "title": title, "heading": place[1], "text": text})
-        if heading:
-            anchor = re.search(r'id="([^"]+)"', heading[2])
-            place = (f"{page}#{anchor[1]}" if anchor else page, _text(heading[3]).removesuffix("¶").strip())
-            start = heading.end()
+    found, (before, *rest) = [], _HEADING.split(_HIDDEN.sub(" ", body))
+    headed = zip(rest[1::4], rest[2::4], rest[3::4], strict=True)  # between them stand the levels
+    for attributes, heading, text in [("", title, before), *headed]:
+        heading, text = _text(heading).removesuffix("¶").strip(), _text(text)
+        if text or heading != title:
+            anchor = re.search(r'id="([^"]+)"', attributes)
+            place = f"{page}#{anchor[1]}" if anchor else page
+            found.append({"page": place, "title": title, "heading": heading, "text": text})
     return found
 
 
