@@ -73,6 +73,7 @@ def test_the_goal_takes_a_point_and_an_interval_above_zero(project):
     assert small["verdict"] == "shown" and small["goal"] == "missed" and 0 < small["low_all"] < small["estimate"] < 1
     assert wide["goal"] == "missed" and wide["estimate"] > 1 > 0 > wide["low_all"]  # a point, and no interval above zero
     assert found.loc["resnet50_shift", "verdict"] == "refuted" and found.loc["resnet50_shift", "goal"] == "missed"
+    assert any(row[3].endswith(", contrary") and row[5] == "**refuted**" for row in pays.contrast_table(project).rows)
     assert found.loc["starved_shift1", "goal"] == "" and found.loc["starved_shift1", "verdict"] == "shown"
     assert ((found["low_all"] < found["low"]) & (found["high"] < found["high_all"])).all()
 

@@ -157,18 +157,12 @@ def status(root="."):
 def contrast_table(root="."):
     """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
     frame = contrasts(root)
-    header = ["contrast", "estimate", "95 % interval", "p", "margin", "n", "verdict", "params M", "multiply-adds M",
-              "training loss"]  # fmt: skip
-    rows = []
-    for line in frame.to_dict("records"):
-        count = f"{line['n']}" if line["n"] == line["most"] else f"{line['n']}–{line['most']}"
-        forms = [("parameters", 1e6, ".3f"), ("multiply_adds", 1e6, ".2f"), ("train_loss", 1, ".3f")]
-        pairs = [_pair(line, *form) for form in forms]
-        rows.append([
-            studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
-            studies.p_cell(line), studies.margin(line), f"{count} of {line['planned']}",
-            studies.verdict(line, "cell"), *pairs,
-        ])  # fmt: skip
+    columns = studies.contrast_columns("cell") | {
+        "n": lambda line: f"{words.span((line['n'], line['most']))} of {line['planned']}",
+        "params M": lambda line: _pair(line, "parameters", 1e6, ".3f"),
+        "multiply-adds M": lambda line: _pair(line, "multiply_adds", 1e6, ".2f"),
+        "training loss": lambda line: _pair(line, "train_loss", 1, ".3f"),
+    }
     caption = (
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
         f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
@@ -176,8 +170,9 @@ def contrast_table(root="."):
         f"{_when(root)} Parameters without classifier, multiply-adds per image and training loss of the last epoch: cells "
         "with positive / negative weight, loss as the mean over the replicates that are there."
     )
+    header, lines = words.filled(columns, frame.to_dict("records"))
     numbers = [column for column in range(1, len(header)) if header[column] != "verdict"]
-    return words.Table(header, rows, numbers, "6.1", caption, rests_on=(PROTOCOL,), file=FILES["contrasts"])
+    return words.Table(header, lines, numbers, "6.1", caption, rests_on=(PROTOCOL,), file=FILES["contrasts"])
 
 
 def _when(root):

@@ -269,20 +269,13 @@ def search_table(root="."):
 
 def contrast_table(root="."):
     """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
-    header = ["contrast", "estimate", "95 % interval", "p", "margin", "n", "verdict"]
-    frame, lines = contrasts(root), []
-    for line in frame.to_dict("records"):
-        lines.append([
-            studies.named(line), words.or_dash(line["estimate"], "+.2f"), words.between(line["low"], line["high"]),
-            studies.p_cell(line), studies.margin(line), f"{line['n']} of {line['planned']}",
-            studies.verdict(line, "row"),
-        ])  # fmt: skip
+    frame = contrasts(root)
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of mean IoU on the test frames: estimate, "
         "95 % interval over seeds and blocks of time, p after Holm's correction for all of them, of the contrary where "
         "that is what was shown. A contrast is open until every row it speaks of has all of its seeds."
     )
-    return _table("9.2", "contrasts", header, lines, caption, range(1, 6))
+    return _table("9.2", "contrasts", studies.contrast_columns("row"), frame, caption, range(1, 6))
 
 
 def story(root="."):
@@ -305,30 +298,30 @@ def gaps(root="."):
     return text + (f" Not shown to lie above it, so that there may be no gap to close: {', '.join(none)}." if none else "")
 
 
-def _table(number, name, header, lines, caption, numbers=None, after=""):
-    numbers = numbers or range(1, len(header))
-    return words.Table(header, lines, numbers, number, caption, after, rests_on=(PROTOCOL,), file=FILES[name])
+def _table(number, name, columns, frame, caption, numbers=None, after=""):
+    """Columns as for :func:`words.filled`, of the lines of a DataFrame."""
+    cells, numbers = words.filled(columns, frame.to_dict("records")), numbers or range(1, len(columns))
+    return words.Table(*cells, numbers, number, caption, after, rests_on=(PROTOCOL,), file=FILES[name])
 
 
 def row_table(root="."):
     """:func:`rows` as a :class:`ctxnet.paper.words.Table`."""
-    header = ["network", "n", "mean IoU %", "95 % interval", "− plain (95 %)", "s.d.", "pixel accuracy %", "params M",
-              "minutes"]  # fmt: skip
-    lines, frame = [], rows(root)
-    seeds = len(planned(root)[1])
-    numbers = [("sd", 1, ".2f"), ("pixel_accuracy", 1, ".1f"), ("parameters", 1e6, ".2f"), ("minutes", 1, ".1f")]
-    for line in frame[frame["n"] > 0].to_dict("records"):
-        first = [line["network"], f"{line['n']} of {seeds}", words.or_dash(line["mean_iou"], ".1f"), words.interval(line)]
-        against = _points(line["difference"], line["difference_low"], line["difference_high"])
-        lines.append([*first, against, *(words.or_dash(line[key] / unit, form) for key, unit, form in numbers)])
+    frame, seeds = rows(root), len(planned(root)[1])
+    seen = frame[frame["n"] > 0]
+    columns = {
+        "network": "{network}", "n": f"{{n}} of {seeds}", "mean IoU %": "{mean_iou:.1f}", "95 % interval": words.interval,
+        "− plain (95 %)": lambda line: _points(line["difference"], line["difference_low"], line["difference_high"]),
+        "s.d.": "{sd:.2f}", "pixel accuracy %": "{pixel_accuracy:.1f}",
+        "params M": lambda line: words.or_dash(line["parameters"] / 1e6, ".2f"), "minutes": "{minutes:.1f}",
+    }  # fmt: skip
     caption = (
         "Every row on the 233 test frames. Mean IoU over the eleven classes, void left out; − plain: points above plain "
         "ResNet-50 with the same head, exploratory and not corrected for their number; s.d. over seeds; parameters without "
         "classifier; minutes of training, which depend on what else the machine does. †: one seed, over frames "
         "alone."
     )
-    after = words.without_runs(len(frame) - len(lines), len(frame), COMMAND)
-    return _table("9.3", "rows", header, lines, caption, after=after)
+    after = words.without_runs(len(frame) - len(seen), len(frame), COMMAND)
+    return _table("9.3", "rows", columns, seen, caption, after=after)
 
 
 def _points(estimate, low, high):
@@ -339,42 +332,39 @@ def _points(estimate, low, high):
 
 def class_table(root="."):
     """:func:`classes` as a :class:`ctxnet.paper.words.Table`."""
-    lines = [[line["network"], *_by_class(line)] for line in classes(root).to_dict("records")]
     caption = "IoU of each class in percent on the test frames, mean over the seeds; rows without a run left out."
-    return _table("9.4", "classes", ["network", *CLASSES], lines, caption)
+    return _table("9.4", "classes", BY_CLASS, classes(root), caption)
 
 
-def _by_class(found):
-    return [words.or_dash(float(found[one]), ".1f") for one in CLASSES]
+BY_CLASS = {"network": "{network}"} | {one: f"{{{one}:.1f}}" for one in CLASSES}
 
 
 def effect_table(root="."):
     """:func:`effects` as a :class:`ctxnet.paper.words.Table`."""
-    frame = effects(root)
-    lines = []
+    frame, lines = effects(root), []
     for (other, count), mine in frame.groupby(["other", "n"], sort=False):
-        (_, first), *classes = mine[list(EFFECT)].iterrows()
-        cells = [words.minus(f"{line['difference']:+.1f}") + ("∗" if line["low"] > 0 or line["high"] < 0 else "")
-                 for _, line in classes]  # fmt: skip
-        lines.append([label(other), str(count), _points(*first), *cells])
+        (_, whole), *classes = mine.set_index("class")[list(EFFECT)].iterrows()
+        lines.append({"network": label(other), "n": count, "mean": _points(*whole)})
+        lines[-1] |= {one: words.minus(f"{found.difference:+.1f}") + ("∗" if found.low > 0 or found.high < 0 else "")
+                      for one, found in classes}  # fmt: skip
+    columns = {"without it": "{network}", "n": "{n}", "mean (95 %)": "{mean}"} | {one: f"{{{one}}}" for one in CLASSES}
     caption = (
         "What one permutation in every block changes, in points of IoU: mean over the classes with its 95 % interval over "
         f"seeds and blocks of time, then each class. ∗: the interval of a class leaves zero out. Exploratory, and not "
         f"corrected for {len(lines) * len(CLASSES)} differences, of which one in twenty would have the sign by luck alone."
     )
-    header = ["without it", "n", "mean (95 %)", *CLASSES]
-    return _table("9.5", "effects", header, lines, caption)
+    return _table("9.5", "effects", columns, pd.DataFrame(lines), caption)
 
 
 def distance_table(root="."):
     """How far the score of a class looks from a pixel of that class, from :func:`dose`, as a table."""
-    found = dose(root).drop_duplicates(["row", "class"]).groupby("row", sort=False)
-    lines = [[mine["network"].iloc[0], *_by_class(mine.set_index("class")["distance"])] for _, mine in found]
+    found = dose(root).drop_duplicates(["network", "class"])
+    found = found.set_index(["network", "class"])["distance"].unstack(sort=False).reset_index()
     caption = (
         "Mean distance in px of the effective receptive field of a class' score at a pixel of the class, mean over the "
         "seeds. Each class is measured at one position, that where it is found most often, and these differ between classes."
     )
-    return _table("9.6", "dose", ["network", *CLASSES], lines, caption)
+    return _table("9.6", "dose", BY_CLASS, found, caption)
 
 
 def write_dense(root=".", home=None):

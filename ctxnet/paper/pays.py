@@ -28,7 +28,7 @@ FILES = {name: f"tables/pays_{name}.csv" for name in ("contrasts", "rows")}
 SHARES = ("parameters", "multiply_adds", "time")
 CONTRAST_COLUMNS = [
     "protocol", "contrast", "text", "row", "kind", "cells", "estimate", "low", "high", "p", "low_all", "high_all", "p_holm",
-    "margin", "n", "planned", "looked", "waits_for", "verdict", "goal", "power", "needed",
+    "p_against", "margin", "n", "planned", "looked", "waits_for", "verdict", "goal", "power", "needed",
 ]  # fmt: skip
 ROW_COLUMNS = ["protocol", "row", "architecture", "n", "top1", "low", "high", "interval_over", "sd", "train_loss", *SHARES]
 
@@ -162,15 +162,15 @@ def contrast_table(root="."):
     columns = {
         "contrast": studies.named, "estimate": "{estimate:+.2f}",
         "95 % for all": lambda line: words.between(line["low_all"], line["high_all"]),
-        "p": lambda line: words.p_text(line["p_holm"]), "n": "{n} of {planned}",
-        "verdict": lambda line: studies.verdict(line, "row"),
+        "p": studies.p_cell, "n": "{n} of {planned}", "verdict": lambda line: studies.verdict(line, "row"),
         f"goal, +{GOAL:g}": lambda line: line["goal"] or f"margin {studies.margin(line)}",
     }  # fmt: skip
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of top-1 against plain ResNet-50: estimate, "
         "interval that holds for all of one size together in 95 % of cases (Bonferroni, over replicates), p after Holm's "
-        f"correction. The goal is an estimate of {GOAL:.1f} point or more with that interval above zero. A contrast is open "
-        "until both of its rows have all of their replicates, whatever its numbers look like."
+        f"correction, of the contrary where that is what was shown. The goal is an estimate of {GOAL:.1f} point or more "
+        "with that interval above zero. A contrast is open until both of its rows have all of their replicates, "
+        "whatever its numbers look like."
     )
     cells = words.filled(columns, frame.to_dict("records"))
     return words.Table(*cells, range(1, 5), "8.2", caption, rests_on=PROTOCOLS, file=FILES["contrasts"])

@@ -83,6 +83,15 @@ def margin(line):
     return "–" if words.unknown(line["margin"]) else f"±{line['margin']:g}"
 
 
+def contrast_columns(of):
+    """What tables of contrasts have in common, for :func:`ctxnet.paper.words.filled`; ``of`` as for :func:`verdict`."""
+    return {
+        "contrast": named, "estimate": "{estimate:+.2f}",
+        "95 % interval": lambda line: words.between(line["low"], line["high"]),
+        "p": p_cell, "margin": margin, "n": "{n} of {planned}", "verdict": lambda line: verdict(line, of),
+    }  # fmt: skip
+
+
 def p_cell(line):
     """p of a contrast as a cell of a table; that of the contrary where that is what was shown."""
     if line["verdict"] == "refuted":
