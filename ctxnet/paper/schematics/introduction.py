@@ -61,6 +61,7 @@ def figure_1_2(vit=None, images=None):
     untrained = vit is None
     vit = create_model("vit_base_patch16_224") if untrained else vit
     heads = attention_distance(vit, noise_images(2, IMAGE) if images is None else images)
+    heads = heads.round(decimals=1)  # px: as far as processors agree
     with torch.device("meta"):
         sizes = list(field_sizes(ResNet(50)).values())
     fig = new_figure(height=2.9)
