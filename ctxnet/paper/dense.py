@@ -40,8 +40,9 @@ def label(row):
 
 
 def planned(root=".", name=PROTOCOL):
-    """(rows, seeds) that a protocol is to train; no rows where its own are not stated."""
-    return studies.planned(name, root, SEGMENTERS)
+    """(rows by head, seeds) that a protocol is to train; no rows where its own are not stated."""
+    rows, seeds = studies.planned(name, root, SEGMENTERS)
+    return sorted(rows, key=lambda row: list(HEADS).index(SEGMENTERS[row][0])), seeds
 
 
 def runs(root="."):

@@ -16,7 +16,7 @@ DOSED = ("fcn32_resnet50", "fcn32_resnet50_perm1", "deeplabv3_resnet50")
 
 @figure(
     "9.1", rests_on=("dense",), networks=NETWORKS,
-    caption="Mean IoU on the test frames: every run (small dots), mean over the runs of a row (large), and its 95 % "
+    caption="Mean IoU on the test frames: every run (small dots, below), mean over the runs of a row (large), and its 95 % "
     "interval over seeds and blocks of time, or over blocks alone of a single run (thin). By head; those "
     "of the rows planned that have been run.",
     alt="Dots with horizontal bars, one line per network, mean intersection over union in percent on the horizontal axis.",
@@ -30,7 +30,7 @@ def answers(root="."):
     for place, line in enumerate(table.to_dict("records")):
         colour = COLOURS[line["row"].partition("_")[0]]
         values = runs.loc[runs["row"] == line["row"], "mean_iou"]
-        ax.plot(values, [place] * len(values), "o", color=colour, alpha=0.4, markersize=3, markeredgewidth=0)
+        ax.plot(values, [place + 0.3] * len(values), "o", color=colour, alpha=0.6, markersize=2.6, markeredgewidth=0)
         width = 0.8 if line["interval_over"] == "frames" else 1.8
         ax.plot([line["low"], line["high"]], [place] * 2, color=colour, linewidth=width)
         ax.plot(line["mean_iou"], place, "o", color=colour, markersize=5.5)
