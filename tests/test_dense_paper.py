@@ -1,6 +1,7 @@
 """Chapter 9's numbers: blocks of time, contrasts, tables and figures, from records made by hand."""
 
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_a_difference_is_judged_on_the_same_blocks(project):
 
 def test_a_head_that_does_not_lie_above_is_named(project, monkeypatch):
     assert dense.gaps(project).count("DeepLabv3 +") == 1 and "no gap" not in dense.gaps(project)
-    assert dense.story(project).endswith(dense.gaps(project))
+    assert dense.story(project).endswith(f"{dense.gaps(project)} {dense.answer(project)}")
     level, plain = dense.runs(project), dense.runs(project).query("row == 'fcn32_resnet50'")
     for column in ("mean_iou", "counts"):
         level.loc[level["row"] == "deeplabv3_resnet50", column] = plain[column].to_numpy()
@@ -125,6 +126,8 @@ def test_what_a_permutation_changes_by_head_and_class(project):
     found = dense.effects(project)
     assert list(found["class"]) == ["all", *CLASSES] and set(found["row"]) == {"fcn32_resnet50_perm1"}  # of the pairs
     assert (found["low"] > 5).all() and (found["high"] < 25).all() and set(found["n"]) == {3}
+    assert re.fullmatch(r".*: one permutation changes the mean IoU of 1 networks by \+1\d\.\d to .* points; its whole interval "
+                        r"lies above zero for FCN-32s, below zero for none\.", dense.answer(project))  # fmt: skip
     (line,) = dense.effect_table(project).rows
     assert line[0] == "FCN-32s" and all(cell.startswith("+") and cell.endswith("∗") for cell in line[3:])
 
@@ -148,7 +151,7 @@ def test_without_any_run_all_is_open(tmp_path):
     assert dense.rows(tmp_path)["mean_iou"].isna().all() and dense.dose(tmp_path).empty and dense.classes(tmp_path).empty
     for number in ("9.1", "9.2"):
         figures.show(number, root=tmp_path)
-    assert dense.gaps(tmp_path) == "" and dense.story(tmp_path).startswith("None of them")
+    assert dense.gaps(tmp_path) == dense.answer(tmp_path) == "" and dense.story(tmp_path).startswith("None of them")
 
 
 def test_figures(project):

@@ -24,8 +24,9 @@ COMMAND = f"python -m ctxnet campaign --protocol {PROTOCOL}"
 BLOCK = 15  # frames of a drive drawn together; of the test frames one a second is labelled
 DRAWS, SEED = 2000, 0
 HEADS = {"fcn32": "FCN-32s", "fpn": "sum of stages", "deeplabv3": "DeepLabv3", "unet": "U-Net", "hrnetv2": "HRNetV2"}
+AGAINST = ("difference", "difference_low", "difference_high")  # to the plain network
 ROW_COLUMNS = ["row", "network", "n", "interval_over", "low", "high", "mean_iou", "pixel_accuracy", "parameters", "minutes",
-               "sd", "difference", "difference_low", "difference_high"]  # fmt: skip
+               "sd", *AGAINST]  # fmt: skip
 PERMUTED = {BASELINE: f"{BASELINE}_perm1", f"starved_{BASELINE}": "starved_perm1"}  # backbone: with a permutation
 EFFECT = ("difference", "low", "high")
 FILES = {name: f"tables/dense_{name}.csv" for name in ("contrasts", "rows", "classes", "effects", "dose")}
@@ -199,7 +200,7 @@ def rows(root="."):
         line |= {key: mine[key].mean() for key in ("mean_iou", "pixel_accuracy", "parameters", "minutes")}
         plain = f"{SEGMENTERS[name][0]}_{BASELINE}"
         against = (math.nan,) * 3 if name == plain else differences(name, plain, frame, draws)[0]
-        line |= dict(zip(("difference", "difference_low", "difference_high"), against, strict=True))
+        line |= dict(zip(AGAINST, against, strict=True))
         lines.append(line | {"sd": mine["mean_iou"].std()})
     return pd.DataFrame(lines, columns=ROW_COLUMNS)
 
@@ -280,8 +281,9 @@ def contrast_table(root="."):
 
 
 def story(root="."):
-    """What became of the contrasts that were tested, see :func:`ctxnet.paper.studies.story`, and :func:`gaps`."""
-    return f"{studies.story(contrasts(root), 'row')}\n\n{gaps(root)}".rstrip()
+    """What became of the contrasts that were tested, see :func:`ctxnet.paper.studies.story`, :func:`gaps` and
+    :func:`answer`."""
+    return f"{studies.story(contrasts(root), 'row')}\n\n{gaps(root)} {answer(root)}".rstrip()
 
 
 def gaps(root="."):
@@ -299,6 +301,25 @@ def gaps(root="."):
     return text + (f" Not shown to lie above it, so that there may be no gap to close: {', '.join(none)}." if none else "")
 
 
+def answer(root="."):
+    """What a permutation changes over all heads, and what a backbone without 3×3 convolutions costs them: two sentences;
+    of those that have an interval, "" without any."""
+    found, table = effects(root).query("`class` == 'all' and low == low"), rows(root).set_index("row")
+    if found.empty:
+        return ""
+    above, below = (
+        ", ".join(map(label, found.loc[chosen, "other"])) or "none" for chosen in (found["low"] > 0, found["high"] < 0)
+    )
+    text = f"Exploratory as well: one permutation changes the mean IoU of {len(found)} networks by "
+    text += f"{found['difference'].min():+.1f} to {found['difference'].max():+.1f} points; its whole interval lies above "
+    text += f"zero for {above}, below zero for {below}."
+    starved = {HEADS[head]: f"{head}_starved_{BASELINE}" for head in HEADS}
+    starved = {name: table.loc[row, list(AGAINST)] for name, row in starved.items() if row in table.index}
+    parts = [f"{name} {_points(*line)}" for name, line in starved.items() if not math.isnan(line.iloc[1])]
+    after = f" Without 3×3 convolutions in the backbone, against the same head on plain ResNet-50: {', '.join(parts)}."
+    return words.minus(text) + (after if parts else "")
+
+
 def _table(number, name, columns, frame, caption, numbers=None, after=""):
     """Columns as for :func:`words.filled`, of the lines of a DataFrame."""
     cells, numbers = words.filled(columns, frame.to_dict("records")), numbers or range(1, len(columns))
@@ -311,7 +332,7 @@ def row_table(root="."):
     seen = frame[frame["n"] > 0]
     columns = {
         "network": "{network}", "n": f"{{n}} of {seeds}", "mean IoU %": "{mean_iou:.1f}", "95 % interval": words.interval,
-        "− plain (95 %)": lambda line: _points(line["difference"], line["difference_low"], line["difference_high"]),
+        "− plain (95 %)": lambda line: _points(*(line[key] for key in AGAINST)),
         "s.d.": "{sd:.2f}", "pixel accuracy %": "{pixel_accuracy:.1f}",
         "params M": lambda line: words.or_dash(line["parameters"] / 1e6, ".2f"), "minutes": "{minutes:.1f}",
     }  # fmt: skip
