@@ -126,8 +126,8 @@ def test_what_a_permutation_changes_by_head_and_class(project):
     found = dense.effects(project)
     assert list(found["class"]) == ["all", *CLASSES] and set(found["row"]) == {"fcn32_resnet50_perm1"}  # of the pairs
     assert (found["low"] > 5).all() and (found["high"] < 25).all() and set(found["n"]) == {3}
-    assert re.fullmatch(r".*: one permutation changes the mean IoU of 1 networks by \+1\d\.\d to .* points; its whole interval "
-                        r"lies above zero for FCN-32s, below zero for none\.", dense.answer(project))  # fmt: skip
+    said = r".*: one permutation changes the mean IoU of 1 networks by \+1\d\.\d to .* points; its whole interval lies "
+    assert re.fullmatch(said + r"above zero for FCN-32s, below zero for none\.", dense.answer(project))
     (line,) = dense.effect_table(project).rows
     assert line[0] == "FCN-32s" and all(cell.startswith("+") and cell.endswith("∗") for cell in line[3:])
 
