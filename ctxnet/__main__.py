@@ -14,12 +14,12 @@ from .naming import in_range, unknown_name
 from .process import one_interrupt
 
 
-def _argument(parse):
+def _argument(convert):
     """For argparse, which shows what is wrong with a word only if an error of its own says so."""
 
     def checked(text):
         try:
-            return parse(text)
+            return convert(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error).removeprefix("=")) from None
 
