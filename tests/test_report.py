@@ -616,7 +616,7 @@ def test_every_minute_in_the_readme_is_that_of_the_records(tmp_path):
     words.write_overview(tmp_path / "README.md", "small", REPO)
     assert (tmp_path / "README.md").read_text() == text, "renew it: python -m ctxnet report --readme README.md …"
     told = re.findall(r"<!-- minutes: ([\w-]+) -->([\d–]+)<!-- end -->", text)
-    assert [protocol for protocol, _ in told] == ["small", "small_adamw", "degradation"]
+    assert [protocol for protocol, _ in told] == ["small", "small_adamw", "dense", "degradation"]
     spent = [read_provenance(folder)["wall_seconds"] for folder, _ in records_of("small_adamw", REPO)]
     assert float(dict(told)["small_adamw"]) == round(sum(spent) / 60)
 
