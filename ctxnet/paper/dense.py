@@ -4,6 +4,7 @@ Neighbouring frames of a drive show nearly the same, so that 233 frames are far 
 of frames counts, *blocks* are drawn: stretches of :data:`BLOCK` frames, a second apart, within each drive for itself.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -99,12 +100,18 @@ def resampled(frame, draws=DRAWS, seed=SEED):
     """
     if frame.empty:
         return {}
-    weights = drawn_blocks(frame["frames"].iloc[0], draws, seed)
-    found = {}
+    names, found = frame["frames"].iloc[0], {}
     for row, mine in frame.groupby("row"):
-        each = [_scores(np.einsum("df,pfc->pdc", weights, counts)) for counts in mine["counts"]]
+        each = [_drawn(counts.astype(np.int64).tobytes(), names, draws, seed) for counts in mine["counts"]]
         found[row] = 100 * np.mean(each, axis=0)
     return found
+
+
+@functools.lru_cache(maxsize=256)
+def _drawn(counts, names, draws, seed):
+    """:func:`_scores` of one run, its int64 counts as bytes, for draws of blocks; every table of the chapter asks again."""
+    counts = np.frombuffer(counts, dtype=np.int64).reshape(3, len(names), -1)
+    return _scores(np.einsum("df,pfc->pdc", drawn_blocks(names, draws, seed), counts))
 
 
 def _scores(sums):
