@@ -191,16 +191,18 @@ def _pair(line, key, unit, form):
 
 def cell_table(root="."):
     """:func:`cells` as a :class:`ctxnet.paper.words.Table`."""
-    header = ["row", "n", "top-1 %", "95 % interval", "s.d.", "s.d. of the draw", "distance px", "RF %", "blind %"]
-    header += ["params M", "multiply-adds M", "training loss"]
-    each, drawn = planned(root), draws(root).set_index("row")
-    rows, frame = [], cells(root)
-    for line in frame.to_dict("records"):
-        draw = _sd(drawn.loc[line["row"]], "draw") if line["row"] in drawn.index else "–"
-        numbers = [("distance", 1, ".1f"), ("reach", 1, ".0f"), ("blind", 1, ".0f"), ("parameters", 1e6, ".3f"),
-                   ("multiply_adds", 1e6, ".2f"), ("train_loss", 1, ".3f")]  # fmt: skip
-        first = [line["architecture"], f"{line['n']} of {each}", words.or_dash(line["top1"], ".2f"), words.interval(line)]
-        rows.append([*first, words.or_dash(line["sd"], ".2f"), draw, *(_plus_minus(line, *number) for number in numbers)])
+    frame, drawn = cells(root), draws(root).set_index("row")
+    columns = {
+        "row": "{architecture}", "n": f"{{n}} of {planned(root)}", "top-1 %": "{top1:.2f}", "95 % interval": words.interval,
+        "s.d.": "{sd:.2f}",
+        "s.d. of the draw": lambda line: _sd(drawn.loc[line["row"]], "draw") if line["row"] in drawn.index else "–",
+        "distance px": lambda line: _plus_minus(line, "distance", ".1f"),
+        "RF %": lambda line: _plus_minus(line, "reach", ".0f"),
+        "blind %": "{blind:.0f}",
+        "params M": lambda line: words.or_dash(line["parameters"] / 1e6, ".3f"),
+        "multiply-adds M": lambda line: words.or_dash(line["multiply_adds"] / 1e6, ".2f"),
+        "training loss": lambda line: _plus_minus(line, "train_loss", ".3f"),
+    }  # fmt: skip
     caption = (
         "Every row, as means over its replicates; all of it exploratory. Intervals cover replicates and images. s.d.: of "
         "top-1 over replicates, and the part of the draw (Table 6.3). Distance: mean distance at initialisation, mean over "
@@ -208,32 +210,32 @@ def cell_table(root="."):
         f"but padding, over 3 draws. ±: 95 % over replicates, from {FEWEST} on. Sizes as trained, at width "
         f"{results.settings_of(PROTOCOL, root).width} of 64; parameters without classifier.{words.one_seed(frame)}"
     )
-    return _table("6.2", "cells", header, rows, caption)
+    return _table("6.2", "cells", columns, frame, caption)
 
 
-def _plus_minus(line, key, unit, form):
-    half = line.get(f"{key}_half", math.nan)
-    return words.or_dash(line[key] / unit, form) + ("" if words.unknown(half) else f" ± {half / unit:{form}}")
+def _plus_minus(line, key, form):
+    half = line[f"{key}_half"]
+    return words.or_dash(line[key], form) + ("" if words.unknown(half) else f" ± {half:{form}}")
 
 
-def _table(number, name, header, rows, caption):
+def _table(number, name, columns, frame, caption):
+    header, rows = words.filled(columns, frame.to_dict("records"))
     return words.Table(header, rows, range(1, len(header)), number, caption, rests_on=(PROTOCOL,), file=FILES[name])
 
 
 def draw_table(root="."):
     """:func:`draws` as a :class:`ctxnet.paper.words.Table`."""
-    header = ["row", "runs", "draw of positions", "initial weights", "rest", "p, no part of the draw"]
-    rows = []
-    for line in draws(root).to_dict("records"):
-        parts = [_sd(line, part) for part in ("draw", "weights", "rest")]
-        row = [VARIANTS[line["row"]].label, f"{line['runs']} of {GRID**2}", *parts, words.p_text(line["p_draw"])]
-        rows.append(row)
+    columns = {
+        "row": lambda line: VARIANTS[line["row"]].label, "runs": f"{{runs}} of {GRID**2}",
+        "draw of positions": lambda line: _sd(line, "draw"), "initial weights": lambda line: _sd(line, "weights"),
+        "rest": lambda line: _sd(line, "rest"), "p, no part of the draw": lambda line: words.p_text(line["p_draw"]),
+    }  # fmt: skip
     caption = (
         f"Where the scatter of a row comes from: {GRID} draws of positions by {GRID} sets of initial weights, standard "
         "deviations in points of top-1 with 95 % intervals (two-way random effects; Williams, 1962). Nothing is said of a "
         "grid with holes."
     )
-    return _table("6.3", "draws", header, rows, caption)
+    return _table("6.3", "draws", columns, draws(root), caption)
 
 
 def _sd(line, part):

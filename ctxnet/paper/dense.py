@@ -317,14 +317,14 @@ def answer(root="."):
     above, below = (
         ", ".join(map(label, found.loc[chosen, "other"])) or "none" for chosen in (found["low"] > 0, found["high"] < 0)
     )
-    text = f"Exploratory as well: one permutation changes the mean IoU of {len(found)} networks by "
-    text += f"{found['difference'].min():+.1f} to {found['difference'].max():+.1f} points; its whole interval lies above "
-    text += f"zero for {above}, below zero for {below}."
+    ends = words.between(found["difference"].min(), found["difference"].max(), "+.1f")
+    text = f"Exploratory as well: one permutation changes the mean IoU of {len(found)} networks by {ends} points; its whole "
+    text += f"interval lies above zero for {above}, below zero for {below}."
     starved = {HEADS[head]: f"{head}_starved_{BASELINE}" for head in HEADS}
     starved = {name: table.loc[row, list(AGAINST)] for name, row in starved.items() if row in table.index}
     parts = [f"{name} {_points(*line)}" for name, line in starved.items() if not math.isnan(line.iloc[1])]
     after = f" Without 3×3 convolutions in the backbone, against the same head on plain ResNet-50: {', '.join(parts)}."
-    return words.minus(text) + (after if parts else "")
+    return text + (after if parts else "")
 
 
 def _table(number, name, columns, frame, caption, numbers=None, after=""):
@@ -355,7 +355,7 @@ def row_table(root="."):
 
 def _points(estimate, low, high):
     """A difference with its interval where it has one, in text: "+1.2 (+0.3 to +2.1)"."""
-    text = words.minus(words.or_dash(estimate, "+.1f"))
+    text = words.or_dash(estimate, "+.1f")
     return text if math.isnan(low) else f"{text} ({words.between(low, high, '+.1f')})"
 
 
@@ -374,7 +374,7 @@ def effect_table(root="."):
     for (other, count), mine in frame.groupby(["other", "n"], sort=False):
         (_, whole), *classes = mine.set_index("class")[list(EFFECT)].iterrows()
         lines.append({"network": label(other), "n": count, "mean": _points(*whole)})
-        lines[-1] |= {one: words.minus(f"{found.difference:+.1f}") + ("∗" if found.low > 0 or found.high < 0 else "")
+        lines[-1] |= {one: words.or_dash(found.difference, "+.1f") + ("∗" if found.low > 0 or found.high < 0 else "")
                       for one, found in classes}  # fmt: skip
     columns = {"without it": "{network}", "n": "{n}", "mean (95 %)": "{mean}"} | {one: f"{{{one}}}" for one in CLASSES}
     caption = (

@@ -97,8 +97,11 @@ def minus(text):
 
 
 def or_dash(value, form):
-    """A number in a form, with a typographic minus; "–" for NaN."""
-    return "–" if unknown(value) else minus(format(value, form))
+    """A number in a form, with a typographic minus, which zero has not; "–" for NaN."""
+    if unknown(value):
+        return "–"
+    text = format(value, form)
+    return minus(text if text.strip("-0.") else format(abs(value), form))
 
 
 class _Cell(string.Formatter):
@@ -165,7 +168,7 @@ def dataset(settings):
 
 def between(low, high, form="+.2f"):
     """An interval with signs, in text: "+0.10 to +0.52"; "–" for NaN."""
-    return "–" if unknown(low) else minus(f"{low:{form}} to {high:{form}}")
+    return "–" if unknown(low) else f"{or_dash(low, form)} to {or_dash(high, form)}"
 
 
 def interval(line, form=".1f"):

@@ -20,7 +20,7 @@ from ctxnet.naming import require_known
 from ctxnet.paper.figures.style import missing_panel, new_figure, styled
 from ctxnet.paper.results import MissingRecord, natural
 
-LARGEST_SVG = 500_000  # bytes; a larger drawing, or one with pixels inside, is kept as PNG
+LARGEST_SVG = 200_000  # bytes; a larger drawing, or one with pixels inside, is kept as PNG
 FIGURES = {}
 
 
