@@ -244,13 +244,13 @@ def _answer(frame, root):
     if not len(asked):
         return "nothing was asked."
     if count["open"] == len(asked):
-        return f"**open**, all {len(asked)} blocks; no row has all of its replicates yet."
+        return f"**open**, all {len(asked)} changes; no row has all of its replicates yet."
     named, cost = [], costs(asked["protocol"].iloc[0], root)
     for line in asked[asked["goal"] == "reached"].to_dict("records"):
         dear = too_dear(cost[line["row"]]) if line["row"] in cost else []
         limit = f", but costs too much {' and '.join(dear)}" if dear else ""
         named.append(f"{VARIANTS[line['row']].label} ({line['estimate']:+.2f} points{limit})")
-    text = f"{count['reached']} of {len(asked)} blocks reach the goal" + (f": {', '.join(named)}." if named else ".")
+    text = f"{count['reached']} of {len(asked)} changes reach the goal" + (f": {', '.join(named)}." if named else ".")
     text += f" {count['missed']} miss it" + (f", {count['open']} are open." if count["open"] else ".")
     text += f" A true gain of {GOAL:.1f} point would have been shown in {words.span(100 * asked['power'].dropna(), '.0f')} %"
     text += " of cases."

@@ -12,7 +12,7 @@ from ctxnet.paper.results import BASELINE, MissingRecord, make_command
 
 NETWORKS = "ResNet-50 with one block in every slot, a quarter as wide, trained on Imagenette at 64 and 128 px"
 COLOURS = {"reached": GREEN, "missed": BLUE, "": VERMILION}  # of the goal; "": equivalence
-MARKERS = "osD^v<>PX*p"
+MARKERS = "osD^v<>PX*ph"
 AXES = {"multiply_adds": "multiply-adds", "parameters": "parameters", "time": "time of a step"}
 
 
