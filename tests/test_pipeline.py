@@ -175,6 +175,18 @@ def test_a_kernel_that_dies(tmp_path):
         run_notebook("a.ipynb", root=tmp_path)
 
 
+def test_a_kernel_that_has_done_its_work_is_not_interrupted(tmp_path, monkeypatch):
+    """It would say so on stderr, now and then, where `dvc repro` shows it as an error."""
+    interrupted = []
+
+    async def note(manager):
+        interrupted.append(manager)
+
+    monkeypatch.setattr("jupyter_client.AsyncKernelManager._async_interrupt_kernel", note)
+    run_notebook(write_notebook(tmp_path / "a.ipynb", "n = 1", "n"), root=tmp_path)
+    assert not interrupted
+
+
 @pytest.fixture
 def sleeper(tmp_path):
     """A repository with one stage, whose notebook says the number of its process and then sleeps."""
@@ -370,17 +382,24 @@ def test_a_setting_makes_stale_what_depends_on_it(built, change, stale):
         (built / "params.yaml").write_text(kept)
 
 
-def test_a_clone_with_committed_results_is_up_to_date(built, tmp_path):
+@pytest.fixture(scope="module")
+def committed(built):
+    """What was built, with the results of `quick` in git as those of the other protocols are."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     ignored = (built / ".gitignore").read_text()
-    for line in ("/results/quick/", "/results/dvc/*/quick.*", "/data/quick.json"):  # as for the other protocols
+    for line in ("/results/quick/", "/results/dvc/*/quick.*", "/data/quick.json"):
         assert line in ignored
         ignored = ignored.replace(line, "")
     (built / ".gitignore").write_text(ignored)
     subprocess.run([*git, "add", "-A"], cwd=built, check=True)
     subprocess.run([*git, "commit", "-qm", "results"], cwd=built, check=True)
-    assert "safetensors" not in subprocess.check_output([*git, "ls-files", "results"], cwd=built, text=True)
-    subprocess.run(["git", "clone", "-q", str(built), str(tmp_path / "clone")], check=True)
+    return built
+
+
+def test_a_clone_with_committed_results_is_up_to_date(committed, tmp_path):
+    listed = subprocess.check_output(["git", "ls-files", "results"], cwd=committed, text=True)
+    assert "record.json" in listed and "safetensors" not in listed
+    subprocess.run(["git", "clone", "-q", str(committed), str(tmp_path / "clone")], check=True)
     assert stale_stages(tmp_path / "clone") == set()
 
 
@@ -431,10 +450,10 @@ def test_the_committed_lock_knows_the_present_code_and_records():
 
 
 @pytest.mark.torture
-def test_an_experiment_with_another_setting(built, tmp_path):
-    """Last of those on the clone that is committed: `dvc exp run -S` trains, reports and complains of nothing."""
+def test_an_experiment_with_another_setting(committed, tmp_path):
+    """`dvc exp run -S` trains, reports and complains of nothing."""
     root = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", str(built), str(root)], check=True)
+    subprocess.run(["git", "clone", "-q", str(committed), str(root)], check=True)
     command = ["dvc", "exp", "run", "-S", "protocols.quick.learning_rate=0.01", "report@quick"]
     done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0 and not re.search("warning|failed|error", done.stderr, re.I), done.stdout + done.stderr

@@ -243,6 +243,10 @@ def _kernel_manager_class():
             super().__init__(**options)
             self.transport_encryption = "auto" if zmq.has("curve") else "disabled"
 
+        async def _async_interrupt_kernel(self):
+            if not self.shutting_down:  # a kernel that is killed at once complains of an interrupt if there is time for it
+                await super()._async_interrupt_kernel()
+
         @property
         def kernel_spec(self):
             return KernelSpec(
