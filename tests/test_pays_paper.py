@@ -110,6 +110,13 @@ def test_nothing_is_said_before_the_last_replicate(project):
     assert answer[1].startswith("- 128 px: **open**, all 10 changes")
 
 
+def test_the_story_tells_what_was_tested_and_what_became_of_the_goal(project, tmp_path):
+    tested, goal, answer = pays.story(project).split("\n\n")
+    assert tested.count("\n- ") == 10 and tested.startswith("- Global context, from zero, gains")
+    assert "**open**" not in tested and "1.0 point" in goal and answer == pays.answer(project)
+    assert pays.story(settings(tmp_path)).startswith("None of them")
+
+
 def test_further_seeds_do_not_count(project, tmp_path):
     shutil.copytree(project, tmp_path, dirs_exist_ok=True)
     run(tmp_path, "pays", "resnet50_gc", 0, 10)

@@ -257,6 +257,12 @@ def _answer(frame, root):
     return words.minus(text)
 
 
+def story(root="."):
+    """What became of the contrasts that were tested, see :func:`ctxnet.paper.studies.story`, and of the goal."""
+    goal = f"The goal is {GOAL:.1f} point or more, and above zero an interval that holds for all of one size together:"
+    return f"{studies.story(contrasts(root), 'row')}\n\n{goal}\n\n{answer(root)}"
+
+
 def cheapest(root="."):
     """Whether the network of 1×1 convolutions and shifts is worth ResNet-50, and what it costs, as a Markdown list."""
     lines = []

@@ -387,9 +387,9 @@ def _size(protocol, root):
 
 
 def _story(name, root):
-    from ctxnet.paper import coherence, dense, reach
+    from ctxnet.paper import coherence, dense, pays, reach
 
-    told = {"context": coherence.story, "dense": dense.story, "probe": reach.story}
+    told = {"context": coherence.story, "dense": dense.story, "pays": pays.story, "probe": reach.story}
     return f"\n\n{told[require_known('story', name, told)](root)}\n\n"
 
 

@@ -163,7 +163,7 @@ class _Book:
             overview = overview.replace(f"<code>{name}</code>", f'<a href="cards/{name}.html"><code>{name}</code></a>')
         intro = {page["name"]: _first_paragraph(page["blocks"]) for page in pages}
         hero = next((number for number in HEROES if number in self.heroes), "")
-        told = (reach.story, coherence.story) if hero == HEROES[0] else ()
+        told = (reach.story, coherence.story, pays.story) if hero == HEROES[0] else ()
         return {
             "hero": self.heroes.get(hero),
             "stories": [chapters.markdown(story(self.root)) for story in told],
