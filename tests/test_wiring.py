@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from test_report import fabricate
 from ctxnet.__main__ import main
 from ctxnet.measure import unseen_weights
 from ctxnet.models import create_model
+from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import claims, results, words
 from ctxnet.records import read_record, wiring_folder
 from ctxnet.training import load_protocol, measure_wiring, wiring
@@ -51,6 +53,16 @@ def test_every_row_is_measured_as_it_would_be_trained(measured):
     assert rows["resnet50"]["blind"] == [0, 0, 0] and min(rows["resnet50_dilated4"]["blind"]) > 0.3
     assert len(set(rows["resnet50_random_dilated8_conv"]["blind"])) > 1  # draws differ
     assert rows["resnet50"]["multiply_adds"] == rows["resnet50_dilated4"]["multiply_adds"] > 1e5
+
+
+def test_the_table_of_blind_shares_has_a_column_for_every_size_that_was_measured(measured, tmp_path):
+    rows, table = results.load_wiring("small", measured), words.blind_table(measured)
+    assert table.header == ["architecture", "`small`, 64 px"]
+    assert "measure --protocol small128 && " in table.after and "--protocol small " not in table.after
+    shown = {VARIANTS[name].label: 100 * sum(row["blind"]) / 3 for name, row in rows.items() if sum(row["blind"]) > 0.015}
+    assert {line[0]: int(line[1]) for line in table.rows} == {label: round(share) for label, share in shown.items()}
+    shutil.copy(REPO / "params.yaml", tmp_path)
+    assert words.blind_table(tmp_path).rows == [] and "measure --protocol small " in words.blind_table(tmp_path).after
 
 
 def test_the_same_again_gives_the_same_record(measured):

@@ -37,6 +37,7 @@ REPLICATE_COLUMNS = ["variant", "seed", "crossed", "init", "draw", "top1", "para
 PREDICTION_COLUMNS = ["image", "label", "predicted"]
 
 BASELINE = "resnet50"
+SIZES = ("small", "small128", "fast", "thesis")  # the thesis' rows at growing size
 OWN = "own"  # the table of rows that no other table shows
 # Titles of the tables, and what a reader of the thesis has to know to compare their columns. Which rows a table shows is
 # said by the rows (``VARIANTS``), and a table without a title here is as good.
@@ -255,6 +256,20 @@ def load_wiring(protocol, root="."):
     if record.get("protocol") != protocol or not isinstance(rows, dict) or not all(map(_is_wiring, rows.values())):
         raise BadRecord(f"{folder.as_posix()}/record.json: no measurement of protocol {protocol!r}")
     return rows if said and all(getattr(settings, key, None) == value for key, value in said.items()) else {}
+
+
+def blind(root="."):
+    """Shares of weights that see nothing but padding (:func:`load_wiring`), means over draws, as a DataFrame: ``row``,
+    ``architecture`` and the protocols of :data:`SIZES`, NaN where it was not measured."""
+    found = {name: load_wiring(name, root) for name in SIZES}
+    lines = []
+    for row in [row for row in VARIANTS if any(row in rows for rows in found.values())]:
+        line = {"row": row, "architecture": VARIANTS[row].label}
+        for name, rows in found.items():
+            shares = rows.get(row, {}).get("blind", [math.nan])
+            line[name] = sum(shares) / len(shares)
+        lines.append(line)
+    return pd.DataFrame(lines, columns=["row", "architecture", *SIZES])
 
 
 def _is_wiring(row):

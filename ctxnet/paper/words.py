@@ -252,6 +252,24 @@ def _blind(line):
     return or_dash(mean, ".0f") + (f" ({low:.0f}–{high:.0f})" if high - low >= 0.5 else "")
 
 
+def blind_table(root="."):
+    """:func:`results.blind` as a :class:`Table`: the rows of which more than half a percent is blind at any size."""
+    frame = results.blind(root)
+    settings = {name: results.settings_of(name, root) for name in results.SIZES if frame[name].notna().any()}
+    frame = frame[(frame[list(settings)] > 0.005).any(axis=1)]
+    columns = {"architecture": "{architecture}"}
+    for name, chosen in settings.items():
+        head = f"`{name}`, {chosen.image_size} px{', offsets scaled' if chosen.scale_offsets else ''}"
+        columns[head] = lambda line, name=name: or_dash(100 * line[name], ".0f")
+    caption = (
+        "Share of the weights of a network's convolutions that see nothing but padding, in percent, before training; means "
+        "over draws of positions. Scaled: with the map, as from 224 px. Rows that are not here have half a percent or less."
+    )
+    missing = " && ".join(results.wiring_command(name) for name in results.SIZES if name not in settings)
+    after = f"Not measured yet: `{missing}`." if missing else ""
+    return Table(*filled(columns, frame.to_dict("records")), range(1, len(columns)), caption=caption, after=after)
+
+
 def _difference(line, key, p=math.nan):
     if line["variant"] == BASELINE:
         return ""  # to itself it says nothing
