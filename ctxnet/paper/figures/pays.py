@@ -66,8 +66,9 @@ def _gain(ax, line, place):
 @figure(
     "8.2", rests_on=("pays", "pays128"), networks=NETWORKS,
     caption="Top-1 against cost, in percent of plain ResNet-50: multiply-adds, parameters and, where it was measured, time "
-    "of a step of training; one line of panels for each size. Means over the runs that are there, with 95 % intervals over "
-    "seeds and images; exploratory. Dashed: plain ResNet-50; shaded: costs beyond the limits of this chapter.",
+    "of a step of training; one line of panels for each size that has been run. Means over the runs that are there, with "
+    "95 % intervals over seeds and images; exploratory. Dashed: plain ResNet-50; shaded: costs beyond the limits of this "
+    "chapter.",
     alt="Panels of markers with vertical bars, one for each network: top-1 in percent on the vertical axis, cost in percent "
     "of plain ResNet-50 on the horizontal axis. One network lies far to the left, the others around 100 percent.",
 )  # fmt: skip
@@ -76,9 +77,10 @@ def against_cost(root="."):
     table = pays.rows(root)
     names = list(dict.fromkeys(table["row"]))
     shown = [key for key in AXES if table[key].notna().any()]
-    fig = new_figure(height=4.9)
-    axes = fig.subplots(2, len(shown), sharey="row", sharex="col", squeeze=False)
-    for line_of_axes, protocol in zip(axes, pays.PROTOCOLS, strict=True):
+    begun = [protocol for protocol in pays.PROTOCOLS if len(pays.runs(protocol, root))]
+    fig = new_figure(height=0.9 + 2 * len(begun))
+    axes = fig.subplots(len(begun), len(shown), sharey="row", sharex="col", squeeze=False)
+    for line_of_axes, protocol in zip(axes, begun, strict=True):
         here = table[table["protocol"] == protocol]
         for ax, key in zip(line_of_axes, shown, strict=True):
             _costs(ax, here, key, names)
