@@ -614,13 +614,16 @@ def killed_at(step, action, folder):
     """Run ``action`` in a process that is killed just before its ``step``-th change in ``folder``; whether it came
     to that."""
     events = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.utime", "shutil.rmtree"}
+    writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT  # how often a file is read depends on how new it is
 
     def watched():
         left = step
 
         def hook(event, arguments):
             nonlocal left
-            if event in events and (str(folder) in str(arguments[0]) or not str(arguments[0]).startswith("/")):
+            if event not in events or event == "open" and not arguments[2] & writes:
+                return
+            if str(folder) in str(arguments[0]) or not str(arguments[0]).startswith("/"):
                 left -= 1
                 if not left:
                     os.kill(os.getpid(), signal.SIGKILL)
