@@ -89,11 +89,6 @@ def too_dear(cost):
 # ---- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def tested(protocol, root="."):
-    """list of (:class:`ctxnet.paper.contrasts.Contrast`, p after Holm's correction), one for every hypothesis; points."""
-    return family(hypotheses(protocol, root), _values(runs(protocol, root)))
-
-
 def _values(frame):
     """{row: top-1 of its runs in the order of the seeds}."""
     return {row: list(each.sort_values("seed")["top1"]) for row, each in frame.groupby("variant")}
@@ -109,7 +104,8 @@ def contrasts(root="."):
     """
     lines = []
     for protocol in PROTOCOLS:
-        values, found = _values(runs(protocol, root)), tested(protocol, root)
+        values = _values(runs(protocol, root))
+        found = family(hypotheses(protocol, root), values)
         lines += [{"protocol": protocol} | _line(one, p_holm, values, len(found)) for one, p_holm in found]
     return pd.DataFrame(lines, columns=CONTRAST_COLUMNS)
 
@@ -234,7 +230,10 @@ def row_table(root="."):
 
 def answer(root="."):
     """What became of the goal at each size, with the power that these replicates had, as a Markdown list."""
-    frame = contrasts(root)
+    return _answers(contrasts(root), root)
+
+
+def _answers(frame, root):
     return "\n".join(f"- {size(name, root)}: {_answer(frame[frame['protocol'] == name], root)}" for name in PROTOCOLS)
 
 
@@ -260,7 +259,8 @@ def _answer(frame, root):
 def story(root="."):
     """What became of the contrasts that were tested, see :func:`ctxnet.paper.studies.story`, and of the goal."""
     goal = f"The goal is {GOAL:.1f} point or more, and above zero an interval that holds for all of one size together:"
-    return f"{studies.story(contrasts(root), 'row')}\n\n{goal}\n\n{answer(root)}"
+    frame = contrasts(root)
+    return f"{studies.story(frame, 'row')}\n\n{goal}\n\n{_answers(frame, root)}"
 
 
 def cheapest(root="."):
