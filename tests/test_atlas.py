@@ -416,7 +416,7 @@ def test_stages_on_disk_keep_field_and_effect(tmp_path):
     center = torch.full((2, 2), 100.0, dtype=torch.float64)
     distance = torch.tensor([3.0, 9.0], dtype=torch.float64)
     profile = ContextProfile(["a", "b"], center, (apart < 60).expand(2, -1, -1), erf, distance, [True, False])
-    read, _ = decode_profile(records.encode_stages(profile, [0, 1]))
+    read, _ = decode_profile(records.encode_profile(profile, cells=records.CELLS, levels=records.LEVELS))
     assert torch.equal(read.rf, profile.rf) and read.layers == ["a", "b"] and read.exact == [True, False]
     assert (read.erf - erf).abs().sum((1, 2)).max() < 0.2 and torch.allclose(read.erf.sum((1, 2)), torch.ones(2))
     for i, c in enumerate(read.center):

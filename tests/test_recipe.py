@@ -10,6 +10,7 @@ import yaml
 
 from ctxnet.data import load_prepared, loaders, prepare_dataset
 from ctxnet.data.held_out import hold_out
+from ctxnet.records.maps import read_profile
 from ctxnet.training import load_params, load_protocol, read_record, run
 from ctxnet.training.learner import build_learner, fit_epoch
 from ctxnet.training.protocol import identity
@@ -175,6 +176,24 @@ def test_a_record_says_how_far_the_fresh_network_looked(project):
     record = run(protocol, "resnet18", "2-draw1", root=project, progress=False).record
     distances, shares = record["initial"]["distance"], record["initial"]["rf_share"]
     assert len(distances) == len(shares) == 8 and all(0 < d < 32 for d in distances) and shares[0] < 1 == shares[-1]
+
+
+def test_a_run_may_keep_the_maps_of_stage_ends_alone(project):
+    """The maps kept are those of the full profile, and no number is lost; to keep fewer makes no other run of it."""
+    paths = {}
+    for maps in ("blocks", "stages"):
+        settings = {"epochs": 1, "by_layer": True, "image_size": 32, "maps": maps}
+        finished = run(toy(project, name=maps, **settings), "resnet50", 0, root=project, progress=False)
+        paths[maps] = finished.folder / "context.npz"
+    (whole, all_numbers), (kept, numbers) = (read_profile(path) for path in paths.values())
+    ends = [2, 6, 12, 15]  # of 3, 4, 6 and 3 blocks
+    assert kept.layers == [whole.layers[i] for i in ends] and whole.summed is not None and kept.summed is None
+    for name in ("rf", "erf", "center", "distance"):
+        assert torch.equal(getattr(kept, name), getattr(whole, name)[ends])
+    assert numbers.pop("mean_distance") == whole.distance.tolist() and numbers == all_numbers
+    assert paths["stages"].stat().st_size < 0.5 * paths["blocks"].stat().st_size
+    again = run(toy(project, name="blocks", **settings), "resnet50", 0, root=project, progress=False)
+    assert again.status == "finished" and read_profile(paths["blocks"])[0].layers == whole.layers  # reused, not made anew
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Measure rows once and keep the results: ``results/atlas/<name>/`` per network and two tables over all of them."""
 
 import copy
-import dataclasses
 import hashlib
 import math
 import os
@@ -122,7 +121,9 @@ def measure_row(name, row, *, root=".", weights=None, pretrained=False, input_si
             "images_per_second": round(speed, 2), "batch": images,
             "wall_seconds": round(time.perf_counter() - started, 1),
         }  # fmt: skip
-        write_record(folder, record, {"context.npz": encode_stages(result.profile, shown)}, source)
+        # the numbers of the record are of all layers
+        maps = encode_profile(result.profile.only(shown), cells=CELLS, levels=LEVELS)
+        write_record(folder, record, {"context.npz": maps}, source)
     return folder, True
 
 
@@ -252,15 +253,6 @@ def read_records(root="."):
     found = {path.parent.name: read_record(path.parent) for path in sorted(base.glob("*/record.json"))}
     order = {name: number for number, name in enumerate(ROWS)}
     return dict(sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
-
-
-def encode_stages(profile, shown):
-    """The layers ``shown`` of a profile, as the bytes of ``context.npz``: the numbers of a record are of all layers."""
-    few = dataclasses.replace(
-        profile, layers=[profile.layers[i] for i in shown], exact=[profile.exact[i] for i in shown], summed=None,
-        center=profile.center[shown], distance=profile.distance[shown], rf=profile.rf[shown], erf=profile.erf[shown],
-    )  # fmt: skip
-    return encode_profile(few, cells=CELLS, levels=LEVELS)
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------------

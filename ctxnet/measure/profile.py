@@ -45,6 +45,12 @@ class ContextProfile:
     exact: list
     summed: torch.Tensor | None = None
 
+    def only(self, shown):
+        """The profile of the layers with the indices ``shown`` alone, in their order, without ``summed``."""
+        layers, exact = ([values[i] for i in shown] for values in (self.layers, self.exact))
+        center, rf, erf, distance = (values[shown] for values in (self.center, self.rf, self.erf, self.distance))
+        return ContextProfile(layers=layers, center=center, rf=rf, erf=erf, distance=distance, exact=exact)
+
     def save(self, path):
         """Write a compressed ``.npz``; equal profiles give equal bytes.
 

@@ -437,7 +437,8 @@ def context_table(protocol, root="."):
 
 
 # Settings that say where and how a campaign runs, and nothing of what; seeds are those of the tables.
-PLACES = ("threads", "gpu_share", "memory_gb", "device", "workers", "seeds", "compile", "cuda_graph", "validate_every")
+PLACES = ("threads", "gpu_share", "memory_gb", "device", "workers", "seeds", "compile", "cuda_graph", "validate_every",
+          "maps")  # fmt: skip
 
 
 def settings_table(protocol, root="."):

@@ -57,6 +57,25 @@ def shares(profile):
     }
 
 
+def encode_run(profile, maps):
+    """The bytes of a trained network's profile as its run keeps it.
+
+    Args:
+        maps: "blocks" for the maps of all its layers, or "stages" for those of each stage's last block: enough where
+            there are many runs and no figure shows more. Numbers are kept of all layers, mean distances too.
+    """
+    numbers = shares(profile)
+    if maps == "stages":
+        numbers |= {"mean_distance": profile.distance.tolist()}
+        profile = profile.only([profile.layers.index(name) for name in stage_ends(profile.layers)])
+    return encode_profile(profile, numbers=numbers)
+
+
+def stage_ends(blocks):
+    """The last of the blocks of each stage, by their names: of ``layer1.0``, ``layer1.1``, ``layer2.0`` the latter two."""
+    return list({name.rpartition(".")[0]: name for name in blocks}.values())
+
+
 def initial_network(variant, settings):
     """The network of ``settings`` (:class:`ctxnet.training.Measure`) before training, and the images it was calibrated on.
 
@@ -87,7 +106,7 @@ def shown_layers(model, variant):
     blocks = residual_blocks(model)
     if variant not in SEGMENTERS:
         return blocks
-    return [*{name.rpartition(".")[0]: name for name in blocks}.values(), "pixel"]
+    return [*stage_ends(blocks), "pixel"]
 
 
 def measure_variant(variant, path="params.yaml", *, root="."):

@@ -61,6 +61,7 @@ class Protocol:
         pixel_context: also measure what a pixel of each class needs of its image (:mod:`ctxnet.training.seen`).
         judged: split of such a set that takes the place of the validation set: "val", or "test".
         mark: diameter of the probe set's marks in px, odd; 0: 7.
+        maps: what a run keeps maps of: "blocks", or "stages" for the last block of each stage; no part of its identity.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Protocol:
     task: str = "classification"
     judged: str = "val"
     pixel_context: bool = False
+    maps: str = "blocks"
 
     def validates(self, epoch):
         """Whether the epoch (counted from 0) ends with a validation."""
@@ -145,6 +147,7 @@ _CHOICES = {
     "precision": ("float32", "bf16"),
     "task": ("classification", "segmentation"),
     "judged": ("val", "test"),
+    "maps": ("blocks", "stages"),
     "compile": ("", "inductor", "aot_eager", "eager"),
 }
 _RANGES = {
@@ -164,7 +167,7 @@ _REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "meas
 _TAKEN = ("atlas", "measure", "lattice", "sliders")  # folders of results that no protocol made
 _GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign", "pathfinder", "camvid")
 # What chooses where, how fast and which runs are made, and is no part of what a run is.
-NO_IDENTITY = ("name", "seeds", "device", "cuda_graph", "note", "threads", "gpu_share", "memory_gb")
+NO_IDENTITY = ("name", "seeds", "device", "cuda_graph", "note", "threads", "gpu_share", "memory_gb", "maps")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from ..naming import require_known
 from ..records import (
     changes,
     encode_csv,
-    encode_profile,
     read_record,
     run_folder,
     set_aside,
@@ -30,7 +29,7 @@ from ..records import (
 from ..tensors import load_tensors, save_tensors
 from .checkpoint import Checkpoints, load_checkpoint
 from .clock import Clock, deadline
-from .context import profile_images, shares, trained_profile
+from .context import encode_run, profile_images, trained_profile
 from .group import ALONE
 from .protocol import identity, load_params
 from .schedule import learning_rate, reseed
@@ -281,7 +280,7 @@ def _finish(protocol, variant, seed, prepared, key, folder, state, root, results
     images = profile_images(prepared, protocol.profile_images).to(protocol.device)
     profile = trained_profile(model, variant, images)
     files = {
-        "context.npz": encode_profile(profile, numbers=shares(profile)),
+        "context.npz": encode_run(profile, protocol.maps),
         "history.csv": encode_csv([*HISTORY, task.score, *["train_top1"] * protocol.train_top1], history),
         **kept,
     }
