@@ -19,6 +19,8 @@ from ctxnet.paper.results import BASELINE
 from ctxnet.paper.studies import hypotheses, planned
 
 PROTOCOLS = ("pays", "pays128")
+FLOAT32 = "pays_float32"  # plain ResNet-50 once more, with seeds that the first of them has
+MARGIN = 1.0  # points within which both precisions are to agree; written down on 2026-11-28, before any run in float32
 CHEAPEST = "starved_shift1"
 GOAL = 1.0  # points over plain ResNet-50
 MOST = {"parameters": 1.10, "time": 1.15}  # a block may cost so much, as ratios to plain ResNet-50
@@ -275,6 +277,39 @@ def cheapest(root="."):
             said += f"; parameters {percent(cost['parameters'])}, multiply-adds {percent(cost['multiply_adds'])}"
         lines.append(f"- {size(line['protocol'], root)}, worth ResNet-50 within {line['margin']:g} point: {said}.")
     return "\n".join(lines)
+
+
+def price(root="."):
+    """Plain ResNet-50 at 64 px in bfloat16 (A) and in float32 (B): :class:`ctxnet.paper.statistics.Comparison` in shares.
+
+    Of the seeds that are planned for both and have both runs; None without any.
+    """
+    seen = {name: runs(name, root).query("variant == @BASELINE") for name in (PROTOCOLS[0], FLOAT32)}
+    seeds = set.intersection(*(set(frame["seed"]) for frame in seen.values()), set(planned(FLOAT32, root)[1]))
+    if not seeds:
+        return None
+    both = {name: frame[frame["seed"].isin(seeds)] for name, frame in seen.items()}
+    answers = {
+        name: results.read_answers(name, [BASELINE], frame.assign(top1=frame["top1"] / 100), root)[BASELINE]
+        for name, frame in both.items()
+    }
+    return results.compare(*answers, answers)
+
+
+def price_text(root="."):
+    """:func:`price` in words, with the verdict on :data:`MARGIN` (two one-sided tests) once all planned seeds are there."""
+    found, (rows, seeds) = price(root), planned(FLOAT32, root)
+    done = found.seeds_b if found else 0
+    said = studies.progress(f"Protocol `{FLOAT32}`", done, rows, seeds, results.make_command(FLOAT32), after="; open")
+    if done < len(seeds):
+        return said
+    p = max(found.p_above(-MARGIN / 100), 1 - found.p_above(MARGIN / 100))
+    verdict = "shown" if p <= statistics.LEVEL else "not shown"
+    return (
+        f"{said} Top-1 in bfloat16 {100 * found.mean_a:.2f} %, in float32 {100 * found.mean_b:.2f} %: "
+        f"{words.points(found.difference)} points ({words.between(100 * found.low, 100 * found.high)}, over seeds and "
+        f"images). Equal within {MARGIN:g} point: **{verdict}**, {words.p_said(p)}."
+    )
 
 
 def write_pays(root=".", home=None):

@@ -66,7 +66,7 @@ def progress(who, done, rows, seeds, command, *, times=1, where="", after=""):
         where: a sentence on which of them are there; after: more to say of what is missing.
     """
     every = len(rows) * len(seeds) * times
-    text = f"{who}: {done} of {every} runs are there ({len(rows)} rows, {len(seeds)} seeds)."
+    text = f"{who}: {done} of {every} runs are there ({len(rows)} row{'s' * (len(rows) != 1)}, {len(seeds)} seeds)."
     if done == every:
         return text
     text += f" {where}" if where else ""
