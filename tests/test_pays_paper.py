@@ -65,6 +65,22 @@ def project(tmp_path_factory):
     return root
 
 
+def test_what_a_precision_costs_is_told_once_all_its_seeds_are_there(project, tmp_path):
+    root = shutil.copytree(project, tmp_path / "copy")
+    assert pays.price(root) is None and pays.price_text(root).startswith("Protocol `pays_float32`: 0 of 5 runs are there")
+    for number in range(4):
+        run(root, pays.FLOAT32, "resnet50", 200 + number, 80 + SCATTER[number])
+    assert pays.price(root).seeds_a == pays.price(root).seeds_b == 4 and "Equal" not in pays.price_text(root)
+    run(root, pays.FLOAT32, "resnet50", 204, 80 + SCATTER[4])
+    same = pays.price(root)  # seeds 205 … 207 of the other precision do not count
+    assert same.difference == pytest.approx(0, abs=1e-9) and same.seeds_a == 5
+    assert "**shown**" in pays.price_text(root)
+    for number in range(5):
+        run(root, pays.FLOAT32, "resnet50", 200 + number, 79 + SCATTER[number])
+    assert pays.price(root).difference == pytest.approx(0.01, abs=1e-9)  # a point: on the margin
+    assert "+1.00 points" in pays.price_text(root) and "**not shown**" in pays.price_text(root)
+
+
 def test_the_goal_takes_a_point_and_an_interval_above_zero(project):
     found = pays.contrasts(project).query("protocol == 'pays'").set_index("row")
     assert found.loc["resnet50_gc", "goal"] == "reached"
