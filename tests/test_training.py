@@ -81,8 +81,9 @@ def trace(variant, folder):
 def test_golden_trace(variant, tmp_path):
     """A refactoring that keeps these losses keeps the records; a change that moves one makes that row's records stale."""
     expected = json.loads(GOLDEN.read_text())[variant]
-    # After three steps a plain net of 56 layers differs between processors by half a percent, in double precision too.
-    tolerance = [2e-3, 2e-3, 2e-3, 1e-2]
+    # Two steps agree between processors to 2e-7. The third and what follows from it do not, in double precision either: with
+    # and without AVX-512 rows differ by up to 2.4 % and 37 %, so that these two show no more than gross changes.
+    tolerance = [1e-5, 1e-5, 0.05, 0.6]
     found = trace(variant, tmp_path)
     close = [abs(f - e) <= t * abs(e) for f, e, t in zip(found, expected, tolerance, strict=True)]
     assert all(close), "make `python tests/test_training.py` write new ones"
