@@ -17,7 +17,7 @@ from ctxnet.training.protocol import identity
 from ctxnet.training.run import network, require_device
 from ctxnet.training.schedule import learning_rate
 from ctxnet.training.seeds import Seeds, distinct, parse_seeds
-from tests.toys import PLAIN
+from tests.toys import PLAIN, WITH_BF16
 
 ROOT = Path(__file__).parents[1]
 RECIPE = {
@@ -157,6 +157,7 @@ def test_a_processor_without_bfloat16_refuses_before_training(project, monkeypat
     require_device(toy(project))
 
 
+@WITH_BF16
 def test_a_paused_run_in_bfloat16_ends_like_one_that_was_not(project):
     protocol = toy(project, precision="bf16", by_layer=True, zero_init=True, epochs=3)
     straight = run(dataclasses.replace(protocol, name="straight"), "resnet18", "2-draw1", root=project, progress=False)

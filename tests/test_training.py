@@ -19,7 +19,7 @@ from ctxnet.records import read_context, read_predictions
 from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
 from ctxnet.training.protocol import Protocol, identity
 from ctxnet.training.schedule import learning_rate, reseed
-from tests.toys import PLAIN
+from tests.toys import PLAIN, WITH_BF16
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden_traces.json")
@@ -119,6 +119,7 @@ def test_optimiser_has_momentum_and_weight_decay(project):
     assert seen["momentum"] == 0.9 and seen["weight_decay"] == 1e-4 and seen["lr"] == 0.03
 
 
+@WITH_BF16
 def test_bfloat16_is_close_to_float32_and_keeps_float32_weights(project):
     from ctxnet.tensors import load_tensors
 
