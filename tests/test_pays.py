@@ -314,7 +314,7 @@ def test_a_row_trains_a_step_and_comes_back_from_its_weights(row, tmp_path):
 def test_the_protocols_are_context_and_small128_with_fresh_seeds():
     for name, parent in (("pays", "context"), ("pays128", "small128")):
         ours, theirs = (load_protocol(each, ROOT / "params.yaml") for each in (name, parent))
-        assert dataclasses.replace(ours, name=parent, seeds=theirs.seeds) == theirs
+        assert dataclasses.replace(ours, name=parent, seeds=theirs.seeds, maps=theirs.maps) == theirs
         assert identity(ours, "resnet50", 0, "") == identity(theirs, "resnet50", 0, "")
         assert len(ours.seeds) >= 8 and not set(ours.seeds) & {*theirs.seeds, 7, 8}
     used = {parse_seeds(s).seed for rows in PARAMS["more_seeds"].values() for seeds in rows.values() for s in seeds}

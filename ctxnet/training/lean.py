@@ -120,7 +120,8 @@ class LeanLearner(Learner):
     def _do_one_batch(self):
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
             self.pred = (self.parallel if self.parallel and self.training else self.model)(*self.xb)
-        self.pred = self.pred.float()
+        if self.bf16:
+            self.pred = self.pred.float()
         self._call_one("after_pred")
         # a smoothed target is for learning; what is validated is judged by the true one
         self.loss_grad = (self.loss_func if self.training else self.judge)(self.pred, *self.yb)

@@ -88,11 +88,23 @@ class RunProgress(Callback):
         self.bar.close()
 
 
+def layout(model):
+    """The memory format to train ``model`` in: channels last, in which convolutions run fastest, where that is safe.
+
+    oneDNN (its issue 6035; in PyTorch 2.11) computes the weights' gradient of a strided 1×1 convolution of fewer than 8
+    channels in this format by writing past its workspace, on processors with AVX2 and no AVX-512: gradients are wrong and
+    the process may die later, anywhere. Networks that have one (ResNets of ``width`` below 8) keep PyTorch's own format.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
+    unsafe = any(conv.kernel_size == (1, 1) and max(conv.stride) > 1 and conv.in_channels < 8 for conv in convolutions)
+    return torch.contiguous_format if unsafe else torch.channels_last
+
+
 def build_learner(model, dls, protocol, *, cbs=()):
-    """A Learner on ``protocol.device`` with the protocol's optimiser, channels-last weights, and a ``Bookkeeper``."""
+    """A Learner on ``protocol.device`` with the protocol's optimiser, weights in ``layout(model)``, and a ``Bookkeeper``."""
     task = TASKS[protocol.task]
     learner = LeanLearner(
-        dls, model.to(protocol.device, memory_format=torch.channels_last),
+        dls, model.to(protocol.device, memory_format=layout(model)),
         loss_func=task.loss(protocol.label_smoothing),
         opt_func=_optimizer(protocol),
         splitter=weights_and_others if protocol.decay_weights_only else trainable_params,
