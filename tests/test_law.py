@@ -131,7 +131,20 @@ def test_rank_correlations():
     inverse = np.linalg.inv(r)
     expected = -inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
     assert law.partial_spearman(x, y, z) == pytest.approx(expected)
-    assert np.isnan(law.partial_spearman(np.ones(80), y, z))
+    assert np.isnan(law.partial_spearman(np.ones(80), y, z)) and np.isnan(law.partial_spearman(z[:, 0], y, z))
+
+
+def test_rank_correlations_of_weighted_entries_are_those_of_repeated_ones():
+    rng = np.random.default_rng(6)
+    x, y, z = (rng.integers(0, 12, (40, *k)).astype(float) for k in ((), (), (2,)))  # many are equal
+    weights = rng.multinomial(40, np.full(40, 1 / 40), 25)
+    z[:, 1] = y >= y.max()  # the same for all in some samples
+    for others in (z[:, :0], z):
+        repeated = (np.repeat(np.arange(40), row) for row in weights)
+        expected = [law.partial_spearman(x[i], y[i], others[i]) for i in repeated]
+        assert law.partial_spearman(x, y, others, weights) == pytest.approx(expected, nan_ok=True)
+    plain = [stats.spearmanr(np.repeat(x, row), np.repeat(y, row)).statistic for row in weights]
+    assert law.partial_spearman(x, y, z[:, :0], weights) == pytest.approx(plain)
 
 
 def test_the_interval_covers_what_is_there():

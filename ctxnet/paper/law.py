@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from ctxnet.atlas.accuracies import TRAININGS, read_accuracies
 from ctxnet.atlas.every import read_networks
@@ -228,13 +227,34 @@ def within_family_slope(y, design, groups):
     return float(np.linalg.lstsq(x, centred[:, -1], rcond=None)[0][-1])
 
 
-def partial_spearman(x, y, others):
-    """Spearman's correlation of x and y, the ranks of ``others`` (n, k) taken out of the ranks of both; NaN if undefined."""
-    ranked = [stats.rankdata(column) for column in others.T if np.ptp(column) > 0]
-    base = np.column_stack([np.ones(len(x)), *ranked])
-    rest = [r - base @ np.linalg.lstsq(base, r, rcond=None)[0] for r in (stats.rankdata(x), stats.rankdata(y))]
-    spread = math.sqrt(float((rest[0] ** 2).sum() * (rest[1] ** 2).sum()))
-    return float(rest[0] @ rest[1]) / spread if spread > 1e-9 else math.nan
+def partial_spearman(x, y, others, weights=None):
+    """Spearman's correlation of x and y, the ranks of ``others`` (n, k) taken out of the ranks of both; NaN if undefined.
+
+    Args:
+        weights: (draws, n) how often each entry counts, as in samples of a bootstrap; None: once.
+
+    Returns:
+        A number; with weights an array (draws,).
+    """
+    often = np.ones((1, len(x))) if weights is None else np.asarray(weights, dtype=float)
+    middle, k = (often.sum(1) + 1) / 2, others.shape[1]
+    ranks = np.stack([_ranks(values, often) for values in (*others.T, x, y)], axis=-1) - middle[:, None, None]
+    moments = np.swapaxes(often[..., None] * ranks, 1, 2) @ ranks
+    taken, own = moments[:, :k, k:], moments[:, k:, k:]
+    rest = own - np.swapaxes(taken, 1, 2) @ np.linalg.pinv(moments[:, :k, :k], rcond=1e-10, hermitian=True) @ taken
+    spread, before = (np.diagonal(m, axis1=1, axis2=2) for m in (rest, own))
+    known = (spread > 1e-9 * np.maximum(before, 1e-300)).all(1)
+    found = np.full(len(often), math.nan)
+    found[known] = rest[known, 0, 1] / np.sqrt(spread[known].prod(1))
+    return float(found[0]) if weights is None else found
+
+
+def _ranks(values, often):
+    """Ranks (draws, n) of n values that count ``often`` (draws, n); equal ones share the mean of theirs."""
+    known, place = np.unique(values, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    alike = np.add.reduceat(often[:, order], np.searchsorted(place[order], np.arange(len(known))), axis=1)
+    return (alike.cumsum(1) - (alike - 1) / 2)[:, place]
 
 
 def family_draws(families, draws, seed):
@@ -307,27 +327,11 @@ def effect(sample, hypothesis, plan):
 
 def _rank_draws(x, top1, others, families, weights, draws=400):
     """(rho, low, high, partial rho, low, high), intervals of the first ``draws`` bootstrap samples."""
-    members = [np.flatnonzero(families == label) for label in np.unique(families)]
+    weights = weights[:draws, np.unique(families, return_inverse=True)[1]]
     found = []
     for taken in (others[:, :0], others):
-        value, drawn = bootstrap(lambda i, of=taken: partial_spearman(x[i], top1[i], of[i]), members, weights[:draws])
-        found += [value, *_percentiles(drawn, 0.05)]
+        found += [partial_spearman(x, top1, taken), *_percentiles(partial_spearman(x, top1, taken, weights), 0.05)]
     return found
-
-
-def bootstrap(statistic, members, weights):
-    """A statistic of networks or runs, and its values in a bootstrap over groups of them: (value, array (draws,)).
-
-    Args:
-        statistic: an array of indices to a number.
-        members: indices of each group.
-        weights: (draws, groups) how often each group was drawn, such as :func:`family_draws` gives.
-    """
-    drawn = [
-        statistic(np.concatenate([np.tile(m, k) for m, k in zip(members, row, strict=True) if k]))
-        for row in weights.astype(int)
-    ]
-    return statistic(np.sort(np.concatenate(members))), np.array(drawn)
 
 
 def _percentiles(drawn, level):

@@ -16,7 +16,7 @@ from ctxnet.data import pathfinder, probe
 from ctxnet.measure.summary import rf_side
 from ctxnet.models.variants import VARIANTS
 from ctxnet.paper import results, statistics, studies, words
-from ctxnet.paper.law import bootstrap, family_draws, partial_spearman
+from ctxnet.paper.law import family_draws, partial_spearman
 from ctxnet.training import load_params
 
 DOSES = (4, 6, 8, 10, 12, 16, 20, 24, 30)  # px
@@ -201,16 +201,12 @@ FEWEST = 5  # rows: a bootstrap over fewer says nothing
 
 def _correlation(known, others, draws):
     """(ρ, low, high) of x and images, the columns ``others`` taken out, by a bootstrap over rows; NaN of too few rows."""
-    members = [np.flatnonzero(known["row"] == row) for row in known["row"].unique()]
-    if len(members) < FEWEST:
+    row, rows = pd.factorize(known["row"])
+    if len(rows) < FEWEST:
         return (math.nan,) * 3
     x, took, rest = known["x"].to_numpy(), known["images"].fillna(np.inf).to_numpy(), known[others].to_numpy()
-
-    def rho(index):
-        return partial_spearman(x[index], took[index], rest[index])
-
-    value, drawn = bootstrap(rho, members, family_draws(range(len(members)), draws, seed=0))
-    return value, *np.nanquantile(drawn, [statistics.LEVEL / 2, 1 - statistics.LEVEL / 2]).tolist()
+    drawn = partial_spearman(x, took, rest, family_draws(rows, draws, seed=0)[:, row])
+    return partial_spearman(x, took, rest), *np.nanquantile(drawn, [statistics.LEVEL / 2, 1 - statistics.LEVEL / 2]).tolist()
 
 
 # ---- in words ---------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def parse_value(name, kind, text):
     raise ValueError(f"parameter {name!r} must be {kind.__name__}, not {text!r}")
 
 
-def run_notebook(notebook, parameters=None, output=None, root="."):
+def run_notebook(notebook, parameters=None, output=None, root=".", *, held=False):
     """Execute ``notebook`` in a fresh kernel of this Python, with ``root`` as working directory.
 
     Text that the cells print, progress bars included, appears on this process' stdout and stderr as it comes.
@@ -143,6 +143,7 @@ def run_notebook(notebook, parameters=None, output=None, root="."):
         notebook: path, relative to ``root`` or absolute.
         parameters: values for names of the parameters cell; those left out keep their defaults.
         output: where to write the executed notebook, also when a cell fails; its folder is locked meanwhile.
+        held: the caller holds that lock already.
 
     Raises:
         ValueError: before a kernel starts, for a wrong name, type or value.
@@ -154,8 +155,9 @@ def run_notebook(notebook, parameters=None, output=None, root="."):
         raise ValueError(f"no notebook {notebook}")
     values = check_parameters(declared_parameters(path), parameters or {})
     output = None if output is None else Path(root) / output
-    with one_writer(output.parent) if output else contextlib.nullcontext():
-        if output:
+    lock = output is not None and not held
+    with one_writer(output.parent) if lock else contextlib.nullcontext():
+        if lock:
             remove_partials(output.parent)
         node, died = _execute(path, values, root)
         if output:

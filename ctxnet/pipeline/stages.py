@@ -7,20 +7,24 @@
 :func:`site` is for the command line: what it writes is no result, so no stage stands for it.
 """
 
+import contextlib
 import math
 import multiprocessing
 import multiprocessing.connection
 import shutil
 import signal
 import sys
+from collections import deque
+from functools import partial
 from pathlib import Path
 
-from ctxnet.files import write_csv, write_json, write_sealed
+from ctxnet.files import remove_partials, write_csv, write_json, write_sealed
+from ctxnet.locking import one_writer
 from ctxnet.naming import require_known
 from ctxnet.pipeline.notebook import command, read_executed, run_notebook
 from ctxnet.process import die_with_parent
 
-AT_ONCE = 2  # rows of a protocol of small networks that are trained side by side: one of them cannot use more cores
+AT_ONCE = 2  # rows of small networks that are trained side by side, and chapters: one of them cannot use more cores
 
 
 def data(protocol, root="."):
@@ -61,40 +65,71 @@ def train(protocol, root="."):
     from ctxnet.training import load_protocol, plan
 
     settings = load_protocol(protocol, Path(root) / "params.yaml")
-    context = multiprocessing.get_context("spawn")
-    rows, results = context.SimpleQueue(), context.SimpleQueue()
-    for row in [*dict.fromkeys(job.variant for job in plan(settings, root=root)), *[None] * AT_ONCE]:
-        rows.put(row)
-    workers = [context.Process(target=_train_rows, args=(settings, root, rows, results)) for _ in range(AT_ONCE)]
-    try:
-        for worker in workers:
-            worker.start()
-        while running := [worker.sentinel for worker in workers if worker.is_alive()]:
-            multiprocessing.connection.wait(running)
-            if died := [worker.exitcode for worker in workers if worker.exitcode]:
-                raise RuntimeError(f"a training process died (exit {died[0]}); the same command goes on from here")
-    finally:
-        for worker in workers:
-            if worker.is_alive():
-                worker.terminate()
-    failed = [name for _ in workers for name in results.get()]
+    rows = dict.fromkeys(job.variant for job in plan(settings, root=root))
+    failed = [name for names in _side_by_side(partial(_train_row, settings, root), rows) for name in names]
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}")
 
 
-def _train_rows(settings, root, rows, results):
-    """Train rows from a queue until it says None, in a process of its own; puts the names of runs that failed."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
+def _train_row(settings, root, row):
+    """Train a row, in a process of its own; returns the names of runs that failed."""
     import torch
 
     from ctxnet.training import campaign
 
     torch.set_num_threads(max(1, multiprocessing.cpu_count() // AT_ONCE))
-    failed = []
-    while row := rows.get():
-        failed += [f"{row} seed {seed}" for row, seed in campaign(settings, root=root, rows=[row], progress=False)[1]]
-    results.put(failed)
+    return [f"{row} seed {seed}" for row, seed in campaign(settings, root=root, rows=[row], progress=False)[1]]
+
+
+def _side_by_side(work, items):
+    """[work(item), …] as they come, :data:`AT_ONCE` at a time, in processes that end with this one, however it ends.
+
+    Raises:
+        RuntimeError: a process died. Whatever ``work`` raises; what the others were doing is broken off.
+    """
+    context, waiting, workers, found = multiprocessing.get_context("spawn"), deque(items), {}, []
+    try:
+        for _ in range(min(AT_ONCE, len(waiting))):
+            ours, theirs = context.Pipe()
+            worker = context.Process(target=_serve, args=(work, theirs))
+            worker.start()
+            theirs.close()
+            workers[ours] = worker
+            ours.send(waiting.popleft())
+        while workers:
+            for connection in multiprocessing.connection.wait(list(workers)):
+                try:
+                    result, error = connection.recv()
+                except EOFError:
+                    workers[connection].join()
+                    code = workers[connection].exitcode
+                    raise RuntimeError(f"a process died (exit {code}); the same command goes on from here") from None
+                if error:
+                    raise error
+                found.append(result)
+                if waiting:
+                    connection.send(waiting.popleft())
+                else:
+                    workers.pop(connection)
+                    connection.close()  # so that it ends
+    finally:
+        for worker in workers.values():
+            worker.terminate()
+    return found
+
+
+def _serve(work, connection):
+    """Answer with (work(item), None) or (None, error) until nobody asks any more."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to answer
+    with contextlib.suppress(EOFError):
+        while True:
+            item = connection.recv()
+            try:
+                answer = work(item), None
+            except (ValueError, RuntimeError, OSError) as error:
+                answer = None, error
+            connection.send(answer)
 
 
 def report(protocol, root="."):
@@ -113,8 +148,7 @@ def report(protocol, root="."):
     load_protocol(protocol, root / "params.yaml")
     for made in ("tables", "figures", "cards"):  # what is no longer made must not stay
         shutil.rmtree(root / "results" / protocol / made, ignore_errors=True)
-    for chapter in sorted((root / "notebooks").glob("*.ipynb")):
-        _execute(chapter, protocol, root, save=True)
+    _execute(sorted((root / "notebooks").glob("*.ipynb")), protocol, root, save=True)
     _summarise(protocol, root)
     write_tables(protocol, root)
     write_probe(protocol, root)
@@ -139,10 +173,12 @@ def site(protocol, out="site", root=".", *, pdf=False):
     load_protocol(protocol, root / "params.yaml")
     sources = [path for kind in ("ctxnet/**/*.py", "results/*/**/record.json") for path in root.glob(kind)]
     newest = max((path.stat().st_mtime for path in sources), default=0)
+    stale = []
     for chapter in sorted((root / "notebooks").glob("*.ipynb")):
         output = root / "results" / protocol / "notebook" / chapter.name
         if not _is_executed(output) or output.stat().st_mtime < max(newest, chapter.stat().st_mtime):
-            _execute(chapter, protocol, root, save=False)
+            stale.append(chapter)
+    _execute(stale, protocol, root, save=False)
     return build_site(protocol, root / out, root, pdf=pdf)
 
 
@@ -153,10 +189,18 @@ def _is_executed(path):
         return False
 
 
-def _execute(chapter, protocol, root, *, save):
+def _execute(chapters, protocol, root, *, save):
+    """Run chapters, :data:`AT_ONCE` side by side: a kernel starts, and draws, on one core."""
+    folder = Path("results") / protocol / "notebook"
+    with one_writer(root / folder):
+        remove_partials(root / folder)
+        _side_by_side(partial(_execute_one, protocol, root, folder, save), chapters)
+
+
+def _execute_one(protocol, root, folder, save, chapter):
     print(f"{chapter.stem} …", flush=True)
-    output = Path("results") / protocol / "notebook" / chapter.name
-    run_notebook(chapter.relative_to(root), {"protocol": protocol, "save": save}, output, root)
+    parameters = {"protocol": protocol, "save": save}
+    run_notebook(chapter.relative_to(root), parameters, folder / chapter.name, root, held=True)
 
 
 def _summarise(protocol, root):
