@@ -7,6 +7,7 @@ import torch
 
 import ctxnet
 from ctxnet.models.variants import VARIANTS
+from tests.toys import rest_is_torture
 
 RESNETS = [name for name in VARIANTS if isinstance(VARIANTS[name].arch, int)]
 CONTEXTS = [name for name in RESNETS if VARIANTS[name].args]
@@ -58,14 +59,7 @@ def test_rows_take_any_size_and_precision(name):
     assert model.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
-def one_of_each_code(names):
-    """The first row of each that runs other lines: rows that differ in a number, or in where a block is, run the same."""
-    ways = ("context", "encoding", "redraw")
-    of = {name: (*map(VARIANTS[name].args.get, ways), "tile" in VARIANTS[name].args) for name in reversed(names)}
-    return sorted({way: name for name, way in of.items()}.values(), key=names.index)
-
-
-@pytest.mark.parametrize("name", one_of_each_code(CONTEXTS))
+@pytest.mark.parametrize("name", rest_is_torture(CONTEXTS))
 def test_compiles_without_graph_breaks(name):
     """The block that a row changes; what is around it is the network of the next test."""
     model = small(name, width=4)
@@ -74,7 +68,7 @@ def test_compiles_without_graph_breaks(name):
     assert_compiles(block, torch.randn(1, block.conv1.in_channels, 16, 16))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50_perm1_stages34_attn"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50_perm1_stages34_attn", marks=pytest.mark.torture)])
 def test_whole_networks_compile_without_graph_breaks(name):
     assert_compiles(small(name), torch.randn(1, 3, 64, 64))
 
