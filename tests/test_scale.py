@@ -382,6 +382,7 @@ def test_a_box_of_time_failures_and_records_of_other_settings(tmp_path, whole, m
     assert on_ray(protocol, **chosen) == (0, {})  # nothing twice
 
 
+@pytest.mark.torture
 def test_a_worker_with_other_versions_is_refused_by_name(tmp_path, machines):
     false = tmp_path / "packages" / "numpy-0.9.9.dist-info"
     false.mkdir(parents=True)

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from fastai.callback.core import Callback
 
 import ctxnet
+from ctxnet.__main__ import main
 from ctxnet.paper.results import load_history
 from ctxnet.records import read_context, read_predictions
 from ctxnet.training import load_measure, load_params, load_protocol, read_record, run
@@ -396,20 +396,19 @@ def test_a_missing_setting_is_named(project):
         load_measure(project / "params.yaml")
 
 
-def command_line(*arguments, cwd=ROOT):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "ctxnet", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
-
-
-def test_command_line_explains_itself_and_suggests():
-    assert "train" in command_line("--help").stdout
-    assert command_line("list", "*perm?_enc").stdout.split() == [f"resnet50_perm{k}_enc" for k in (1, 3, 5)]
-    assert "'train'" in command_line("trian").stderr
-    wrong = command_line("train", "--protocol", "quik", "--variant", "resnet50")
-    assert wrong.returncode == 1 and wrong.stderr.strip().splitlines()[-1].count("'quick'") == 1
-    wrong = command_line("train", "--protocol", "quick", "--variant", "resnet50_prem1")
-    assert wrong.returncode == 1 and "'resnet50_perm1'" in wrong.stderr
+def test_command_line_explains_itself_and_suggests(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    done = subprocess.run([sys.executable, "-m", "ctxnet", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "train" in done.stdout
+    main(["list", "*perm?_enc"])
+    assert capsys.readouterr().out.split() == [f"resnet50_perm{k}_enc" for k in (1, 3, 5)]
+    with pytest.raises(SystemExit):
+        main(["trian"])
+    assert "'train'" in capsys.readouterr().err
+    for protocol, variant, meant in (("quik", "resnet50", "'quick'"), ("quick", "resnet50_prem1", "'resnet50_perm1'")):
+        with pytest.raises(SystemExit) as wrong:  # with a text: exit status 1, and the text on stderr
+            main(["train", "--protocol", protocol, "--variant", variant])
+        assert str(wrong.value.code).count(meant) == 1 and "\n" not in wrong.value.code
 
 
 if __name__ == "__main__":
