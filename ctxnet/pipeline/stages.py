@@ -178,7 +178,8 @@ def site(protocol, out="site", root=".", *, pdf=False):
         output = root / "results" / protocol / "notebook" / chapter.name
         if not _is_executed(output) or output.stat().st_mtime < max(newest, chapter.stat().st_mtime):
             stale.append(chapter)
-    _execute(stale, protocol, root, save=False)
+    if stale:  # else nothing is written, and nobody who writes is in the way
+        _execute(stale, protocol, root, save=False)
     return build_site(protocol, root / out, root, pdf=pdf)
 
 
