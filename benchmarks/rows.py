@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.common import interleaved, report
 from benchmarks.training import bare
+from ctxnet.paper import pays
 from ctxnet.training import load_params, load_protocol, rows_of
 from ctxnet.training.run import network
 from ctxnet.training.seeds import parse_seeds
@@ -50,7 +51,8 @@ def main():
     path, table, notes = Path("params.yaml"), [], []
     for name in args.protocols:
         protocol = load_protocol(name, path)
-        rows = measure(protocol, rows_of(protocol, load_params(path)), repeats=args.repeats, device=args.device)
+        rows = pays.rows_of_size(name) if name in pays.PROTOCOLS else rows_of(protocol, load_params(path))
+        rows = measure(protocol, rows, repeats=args.repeats, device=args.device)
         table += [[name, *row] for row in rows]
         size = f"{protocol.image_size} px, width {protocol.width}, batch {protocol.batch_size}, {protocol.precision}"
         notes.append(f"{name}: {size}, medians of {args.repeats} steps; load of the machine {os.getloadavg()[0]:.1f}.")

@@ -103,7 +103,7 @@ def test_a_refutation_is_corrected_for_all_hypotheses_and_needs_all_replicates()
     assert alone.p_against == pytest.approx(expected) and 0.01 < expected < 0.05
     assert alone.high < 0 and alone.verdict(alone.p) == "refuted"
     names = [dataclasses.replace(hypothesis({"a": 1, "b": -1}), name=str(i)) for i in range(8)]
-    some = [(one.p_against, one.verdict(p)) for one, p in family(names, below)]
+    some = [(one.p_against, one.verdict(p)) for one, p in family(names, {names[0].protocol: below})]
     assert some == [(pytest.approx(8 * expected), "not shown")] * 8
     two = dataclasses.replace(hypothesis({"a": 1, "b": -1}), first_look=6)
     early = contrast(two, {row: cell[:6] - 9 * (row == "a") for row, cell in below.items()})
@@ -126,7 +126,7 @@ def test_holm_corrects_for_all_that_were_written_down_also_those_without_runs():
     values = np.linspace(-1, 1, 12)
     cells = {"a": values + 1, "b": values}
     asked = [hypothesis({"a": 1, "b": -1}), hypothesis({"c": 1, "b": -1}), hypothesis({"d": 1, "b": -1})]
-    (first, p), *others = family(asked, cells)
+    (first, p), *others = family(asked, {asked[0].protocol: cells})
     assert p == pytest.approx(3 * first.p) and all(np.isnan(q) and one.verdict(q).startswith("open") for one, q in others)
 
 

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ctxnet
 from ctxnet.blocks import BLOCKS
 from ctxnet.blocks.positions import offsets, permutations
+from ctxnet.paper import pays
 from ctxnet.paper.contrasts import load_hypotheses
 from ctxnet.training import load_params, load_protocol, plan, rows_of
 from ctxnet.training.protocol import identity
@@ -22,7 +23,7 @@ from ctxnet.training.seeds import parse_seeds
 
 ROOT = Path(__file__).parents[1]
 PARAMS = load_params(ROOT / "params.yaml")
-ROWS = [row for row in PARAMS["own_rows"]["pays"] if row not in ("resnet50", "starved_shift1")]
+ROWS = [row for row in PARAMS["own_rows"]["pays128"] if row not in ("resnet50", "starved_shift1")]
 C, H, W = 12, 5, 7
 CONTEXT = {  # block: its arguments here, beside the seed and the layer where it has them
     "global_context": {}, "depthwise": {}, "squeeze_excitation": {}, "channel_attention": {}, "shift": {},
@@ -312,8 +313,11 @@ def test_a_row_trains_a_step_and_comes_back_from_its_weights(row, tmp_path):
 
 
 def test_the_protocols_are_context_and_small128_with_fresh_seeds():
-    for name, parent in (("pays", "context"), ("pays128", "small128")):
+    for name, parent in (("pays", "context"), ("pays128", "small128"), ("pays_float32", "pays")):
         ours, theirs = (load_protocol(each, ROOT / "params.yaml") for each in (name, parent))
+        if name == pays.FLOAT32:  # those of pays, and their seeds, in the other precision
+            assert dataclasses.replace(ours, name=parent, precision="bf16") == theirs and ours.precision == "float32"
+            continue
         assert dataclasses.replace(ours, name=parent, seeds=theirs.seeds, maps=theirs.maps) == theirs
         assert identity(ours, "resnet50", 0, "") == identity(theirs, "resnet50", 0, "")
         assert len(ours.seeds) >= 8 and not set(ours.seeds) & {*theirs.seeds, 7, 8}
@@ -323,17 +327,17 @@ def test_the_protocols_are_context_and_small128_with_fresh_seeds():
 
 def test_a_campaign_takes_the_plain_network_and_the_pilots_best_blocks_first(tmp_path):
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    jobs = plan(load_protocol("pays", tmp_path / "params.yaml"), root=tmp_path)
+    jobs = plan(load_protocol("pays128", tmp_path / "params.yaml"), root=tmp_path)
     assert [job.variant for job in jobs[:4]] == ["resnet50", "resnet50_gc", "resnet50_dw7", "resnet50_dw_random"]
-    assert len(jobs) == 8 * len(PARAMS["own_rows"]["pays"])
+    assert len(jobs) == 8 * len(PARAMS["own_rows"]["pays128"])
 
 
-@pytest.mark.parametrize("protocol", ["pays", "pays128"])
+@pytest.mark.parametrize("protocol", pays.PROTOCOLS)
 def test_every_block_has_a_hypothesis_that_was_written_before_its_runs(protocol):
     settings = load_protocol(protocol, ROOT / "params.yaml")
     found = [each for each in load_hypotheses(ROOT / "hypotheses.yaml") if each.protocol == protocol]
     assert {row for each in found for row in each.cells} == set(rows_of(settings, PARAMS))
-    for row in ROWS:
+    for row in set(ROWS) & set(rows_of(settings, PARAMS)):
         (one,) = (each for each in found if row in each.cells)
         assert one.cells == {row: 1, "resnet50": -1} and one.kind == "greater" and "1.0 point" in one.text
     assert {each.replicates for each in found} == {len(settings.seeds)}

@@ -46,8 +46,8 @@ def tested(root="."):
     """list of (:class:`ctxnet.paper.contrasts.Contrast`, p after Holm's correction), one for every hypothesis; points."""
     every = studies.hypotheses(PROTOCOL, root)
     seeds = range(max((one.replicates for one in every), default=0))
-    return family(every, {row: list(each.set_index("seed")["top1"].reindex(seeds))
-                          for row, each in replicates(root).groupby("variant")})  # fmt: skip
+    values = {row: list(each.set_index("seed")["top1"].reindex(seeds)) for row, each in replicates(root).groupby("variant")}
+    return family(every, {PROTOCOL: values})
 
 
 def contrasts(root="."):

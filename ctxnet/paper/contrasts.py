@@ -176,16 +176,17 @@ def _look(hypothesis, cells, count, shared):
 
 
 def family(hypotheses, values, shared=lambda hypothesis: (0.0, 2)):
-    """Every hypothesis of a protocol tested together.
+    """Hypotheses tested together, of one protocol or of several.
 
     Args:
-        values, shared: as for :func:`contrast`; the latter as a function of the hypothesis.
+        values: {protocol: what :func:`contrast` takes}.
+        shared: as for :func:`contrast`, as a function of the hypothesis.
 
     Returns:
         list of (:class:`Contrast`, p after Holm's correction). It corrects for all hypotheses written down, also for those
         that cannot be tested yet, whose p is NaN.
     """
-    found = [contrast(hypothesis, values, shared(hypothesis)) for hypothesis in hypotheses]
+    found = [contrast(hypothesis, values[hypothesis.protocol], shared(hypothesis)) for hypothesis in hypotheses]
     corrected, against = _corrected([one.p for one in found]), _corrected([one.p_against for one in found])
     return [(replace(one, p_against=other), p) for one, p, other in zip(found, corrected, against, strict=True)]
 

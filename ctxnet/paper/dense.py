@@ -180,7 +180,8 @@ def contrasts(root="."):
             return 0.0, 2
         return float(sum(weight * draws[row][:, 0] for row, weight in hypothesis.cells.items()).var()), count
 
-    found = family(hypotheses(root), {row: list(each["mean_iou"]) for row, each in frame.groupby("row")}, shared)
+    values = {row: list(each["mean_iou"]) for row, each in frame.groupby("row")}
+    found = family(hypotheses(root), {PROTOCOL: values}, shared)
     lines = [studies.contrast_line(one, p_holm, len(found), formula) for one, p_holm in found]
     return pd.DataFrame(lines, columns=CONTRAST_COLUMNS)
 

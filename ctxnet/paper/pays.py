@@ -1,7 +1,8 @@
-"""Chapter 8: context that pays, on the full network at two sizes. Numbers and tables from ``pays`` and ``pays128``.
+"""Chapter 8: context that pays, on the full network at two sizes. Numbers and tables from the protocols of :data:`SIZES`.
 
 The contrasts were written down before their runs (``hypotheses.yaml``) and are tested when all of their replicates are
-there (:mod:`ctxnet.paper.contrasts`), those of each size as a family of their own. All else is exploratory. The records are
+there (:mod:`ctxnet.paper.contrasts`), those of each size as a family of their own. At 64 px some rows are trained in
+bfloat16 and some in float32, each against plain ResNet-50 of the same precision. All else is exploratory. The records are
 those of :data:`PROTOCOLS`, whichever protocol the other chapters show.
 """
 
@@ -18,8 +19,10 @@ from ctxnet.paper.contrasts import family
 from ctxnet.paper.results import BASELINE
 from ctxnet.paper.studies import hypotheses, planned
 
-PROTOCOLS = ("pays", "pays128")
-FLOAT32 = "pays_float32"  # plain ResNet-50 once more, with seeds that the first of them has
+SIZES = (("pays", "pays_float32"), ("pays128",))  # protocols of one image size: their contrasts are corrected together
+PROTOCOLS = tuple(name for names in SIZES for name in names)
+FLOAT32 = "pays_float32"
+PRICE_SEEDS = 5  # the first of the seeds: with so many it was written down that both precisions are to agree
 MARGIN = 1.0  # points within which both precisions are to agree; written down on 2026-11-28, before any run in float32
 CHEAPEST = "starved_shift1"
 GOAL = 1.0  # points over plain ResNet-50
@@ -36,8 +39,24 @@ ROW_COLUMNS = ["protocol", "row", "architecture", "n", "top1", "low", "high", "i
 
 
 def size(protocol, root="."):
-    """What tells the two protocols apart in texts: "64 px"."""
+    """The size of a protocol's images in texts: "64 px"."""
     return f"{results.settings_of(protocol, root).image_size} px"
+
+
+def title(protocol, root="."):
+    """What tells protocols apart in texts: "64 px", and "64 px, float32" beside bfloat16."""
+    in_float32 = results.settings_of(protocol, root).precision == "float32"
+    return size(protocol, root) + ", float32" * in_float32
+
+
+def together(protocol):
+    """The protocols of the same size of image, itself among them."""
+    return next(names for names in SIZES if protocol in names)
+
+
+def rows_of_size(protocol, root="."):
+    """Every row that is planned at the size of a protocol."""
+    return list(dict.fromkeys(row for name in together(protocol) for row in planned(name, root)[0]))
 
 
 def runs(protocol, root="."):
@@ -47,10 +66,10 @@ def runs(protocol, root="."):
 
 
 def costs(protocol, root="."):
-    """{row: ratios to plain ResNet-50} at the sizes of a protocol: ``parameters`` (without classifier) and ``multiply_adds``
-    of one image, both counted on the network, and ``time`` of a step of training, NaN where ``benchmarks.rows`` has not
-    measured it."""
-    settings, (rows, _) = results.settings_of(protocol, root), planned(protocol, root)
+    """{row: ratios to plain ResNet-50} at the size of a protocol: ``parameters`` (without classifier) and ``multiply_adds``
+    of one image, both counted on the network, and ``time`` of a step of training in bfloat16, NaN where ``benchmarks.rows``
+    has not measured it."""
+    settings, rows = results.settings_of(protocol, root), rows_of_size(protocol, root)
     scale = settings.image_size / 224 if settings.scale_offsets else 1.0
     counts = {row: _counts(row, settings.width, settings.image_size, scale) for row in {*rows, BASELINE}}
     time, (plain, plain_adds) = _times(protocol, root), counts[BASELINE]
@@ -79,7 +98,8 @@ def _times(protocol, root):
     path = Path(root) / BENCHMARK
     if not path.exists():
         return {}
-    lines = pd.read_csv(path).query("protocol == @protocol")
+    lines = pd.read_csv(path)
+    lines = lines[lines["protocol"] == together(protocol)[0]]
     return dict(zip(lines["row"], lines[f"time ÷ {BASELINE}"], strict=True))
 
 
@@ -97,18 +117,20 @@ def _values(frame):
 
 
 def contrasts(root="."):
-    """The hypotheses of both protocols as a DataFrame, in the order of their file.
+    """The hypotheses of all protocols as a DataFrame, size by size in the order of their file.
 
     Columns: :data:`CONTRAST_COLUMNS`, those of :func:`ctxnet.paper.studies.contrast_line` and ``protocol``, ``row`` (whose
-    gain over plain ResNet-50 it is), ``low_all``, ``high_all`` (95 % for all of the protocol together, Bonferroni), ``goal``
+    gain over plain ResNet-50 it is), ``low_all``, ``high_all`` (95 % for all of one size together, Bonferroni), ``goal``
     ("reached", "missed", "open" or, for equivalence, "") and ``power`` (chance in 0…1 to show a true gain of :data:`GOAL`
     with this scatter). Points; NaN if not tested.
     """
     lines = []
-    for protocol in PROTOCOLS:
-        values = _values(runs(protocol, root))
-        found = family(hypotheses(protocol, root), values)
-        lines += [{"protocol": protocol} | _line(one, p_holm, values, len(found)) for one, p_holm in found]
+    for names in SIZES:
+        values = {name: _values(runs(name, root)) for name in names}
+        found = family([one for name in names for one in hypotheses(name, root)], values)
+        for one, p_holm in found:
+            protocol = one.hypothesis.protocol
+            lines.append({"protocol": protocol} | _line(one, p_holm, values[protocol], len(found)))
     return pd.DataFrame(lines, columns=CONTRAST_COLUMNS)
 
 
@@ -133,7 +155,7 @@ def _power(hypothesis, values, tests):
 
 
 def rows(root="."):
-    """Every planned row at both sizes, as a DataFrame with :data:`ROW_COLUMNS`; percent, ratios, NaN without a run."""
+    """Every planned row of every protocol, as a DataFrame with :data:`ROW_COLUMNS`; percent, ratios, NaN without a run."""
     lines = []
     for protocol in PROTOCOLS:
         seen, cost = runs(protocol, root), costs(protocol, root)
@@ -158,7 +180,8 @@ def contrast_table(root="."):
     """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
     frame = contrasts(root)
     columns = {
-        "contrast": studies.named, "estimate": "{estimate:+.2f}",
+        "contrast": studies.named, "precision": lambda line: results.settings_of(line["protocol"], root).precision,
+        "estimate": "{estimate:+.2f}",
         "95 % for all": lambda line: words.between(line["low_all"], line["high_all"]),
         "p": studies.p_cell, "n": "{n} of {planned}", "verdict": lambda line: studies.verdict(line, "row"),
         f"goal, +{GOAL:g}": lambda line: line["goal"] or f"margin {studies.margin(line)}",
@@ -166,37 +189,39 @@ def contrast_table(root="."):
     caption = (
         f"The {len(frame)} contrasts written down before their runs, in points of top-1 against plain ResNet-50: estimate, "
         "interval that holds for all of one size together in 95 % of cases (Bonferroni, over replicates), p after Holm's "
-        f"correction, of the contrary where that is what was shown. The goal is an estimate of {GOAL:.1f} point or more "
+        "correction for all of one size, of the contrary where that is what was shown. Both rows of a contrast are of the "
+        f"same precision. The goal is an estimate of {GOAL:.1f} point or more "
         "with that interval above zero. A contrast is open until both of its rows have all of their replicates, "
         "whatever its numbers look like."
     )
     cells = words.filled(columns, frame.to_dict("records"))
-    return words.Table(*cells, range(1, 5), "8.2", caption, rests_on=PROTOCOLS, file=FILES["contrasts"])
+    return words.Table(*cells, range(2, 6), "8.2", caption, rests_on=PROTOCOLS, file=FILES["contrasts"])
 
 
 def cost_table(root="."):
     """:func:`costs` at both sizes as a :class:`ctxnet.paper.words.Table`."""
-    found = {protocol: costs(protocol, root) for protocol in PROTOCOLS}
-    columns = [("parameters", PROTOCOLS[0]), *((key, name) for key in SHARES[1:] for name in PROTOCOLS)]
+    firsts = [names[0] for names in SIZES]
+    found = {protocol: costs(protocol, root) for protocol in firsts}
+    columns = [("parameters", firsts[0]), *((key, name) for key in SHARES[1:] for name in firsts)]
     header = ["row", "parameters", *(f"{key.replace('_', '-')}, {size(name, root)}" for key, name in columns[1:])]
     lines = [
         [VARIANTS[row].label, *(percent(found[name].get(row, {}).get(key, math.nan)) for key, name in columns)]
-        for row in planned(PROTOCOLS[0], root)[0]
+        for row in rows_of_size(firsts[0], root)
     ]
     caption = (
         "What each block adds to plain ResNet-50 as it is trained here, in percent: parameters without classifier and "
-        "multiply-adds, counted on the networks, and time of a step of training, all rows in turn on one core. "
+        "multiply-adds, counted on the networks, and time of a step of training in bfloat16, all rows in turn on one core. "
         "Multiply-adds are those of convolutions and matrix products; additions and moves of data do not count, and take "
         "time as well."
     )
-    after = "" if any(_times(protocol, root) for protocol in PROTOCOLS) else f"Times are not measured yet; `{TIME_COMMAND}`."
+    after = "" if any(_times(protocol, root) for protocol in firsts) else f"Times are not measured yet; `{TIME_COMMAND}`."
     return words.Table(header, lines, range(1, len(header)), "8.1", caption, after)
 
 
 def limit_text(root="."):
     """Which rows take more time than :data:`MOST` allows, where it was measured: one sentence."""
     parts = []
-    for protocol in PROTOCOLS:
+    for protocol, *_ in SIZES:
         cost = costs(protocol, root)
         if any(not math.isnan(each["time"]) for each in cost.values()):
             slow = [VARIANTS[row].label for row, each in cost.items() if "time" in too_dear(each)]
@@ -214,7 +239,7 @@ def row_table(root="."):
     """:func:`rows` as a :class:`ctxnet.paper.words.Table`."""
     frame = rows(root)
     columns = {
-        "row": "{architecture}", "image": lambda line: size(line["protocol"], root),
+        "row": "{architecture}", "image": lambda line: title(line["protocol"], root),
         "n": lambda line: f"{line['n']} of {len(planned(line['protocol'], root)[1])}", "top-1 %": "{top1:.2f}",
         "95 % interval": words.interval, "s.d.": "{sd:.2f}", "training loss": "{train_loss:.3f}",
         "parameters": lambda line: percent(line["parameters"]),
@@ -222,8 +247,9 @@ def row_table(root="."):
     }  # fmt: skip
     header, lines = words.filled(columns, frame[frame["n"] > 0].to_dict("records"))
     caption = (
-        "Every row at both sizes; exploratory, and sizes are not compared with each other. Intervals cover replicates and "
-        "images; s.d. over replicates; training loss of the last epoch; costs against plain ResNet-50."
+        "Every row at both sizes; exploratory, and neither sizes nor precisions are compared with each other here. "
+        "Intervals cover replicates and images; s.d. over replicates; training loss of the last epoch; costs against plain "
+        "ResNet-50."
     )
     make = "`, `".join(map(results.make_command, frame.loc[frame["n"] == 0, "protocol"].unique()))
     after, caption = words.without_runs(len(frame) - len(lines), len(frame), make), caption + words.one_seed(frame)
@@ -236,7 +262,7 @@ def answer(root="."):
 
 
 def _answers(frame, root):
-    return "\n".join(f"- {size(name, root)}: {_answer(frame[frame['protocol'] == name], root)}" for name in PROTOCOLS)
+    return "\n".join(f"- {size(names[0], root)}: {_answer(frame[frame['protocol'].isin(names)], root)}" for names in SIZES)
 
 
 def _answer(frame, root):
@@ -275,17 +301,17 @@ def cheapest(root="."):
             said += words.minus(f" ({line['estimate']:+.2f} points, {words.between(line['low'], line['high'])})")
         if cost is not None:
             said += f"; parameters {percent(cost['parameters'])}, multiply-adds {percent(cost['multiply_adds'])}"
-        lines.append(f"- {size(line['protocol'], root)}, worth ResNet-50 within {line['margin']:g} point: {said}.")
+        lines.append(f"- {title(line['protocol'], root)}, worth ResNet-50 within {line['margin']:g} point: {said}.")
     return "\n".join(lines)
 
 
 def price(root="."):
     """Plain ResNet-50 at 64 px in bfloat16 (A) and in float32 (B): :class:`ctxnet.paper.statistics.Comparison` in shares.
 
-    Of the seeds that are planned for both and have both runs; None without any.
+    Of the first :data:`PRICE_SEEDS` seeds those that have both runs; None without any.
     """
     seen = {name: runs(name, root).query("variant == @BASELINE") for name in (PROTOCOLS[0], FLOAT32)}
-    seeds = set.intersection(*(set(frame["seed"]) for frame in seen.values()), set(planned(FLOAT32, root)[1]))
+    seeds = set.intersection(*(set(frame["seed"]) for frame in seen.values()), _price_seeds(root))
     if not seeds:
         return None
     both = {name: frame[frame["seed"].isin(seeds)] for name, frame in seen.items()}
@@ -296,11 +322,16 @@ def price(root="."):
     return results.compare(*answers, answers)
 
 
+def _price_seeds(root):
+    return planned(FLOAT32, root)[1][:PRICE_SEEDS]
+
+
 def price_text(root="."):
     """:func:`price` in words, with the verdict on :data:`MARGIN` (two one-sided tests) once all planned seeds are there."""
-    found, (rows, seeds) = price(root), planned(FLOAT32, root)
+    found, seeds = price(root), _price_seeds(root)
     done = found.seeds_b if found else 0
-    said = studies.progress(f"Protocol `{FLOAT32}`", done, rows, seeds, results.make_command(FLOAT32), after="; open")
+    who = f"Plain ResNet-50 in protocol `{FLOAT32}`"
+    said = studies.progress(who, done, [BASELINE], seeds, results.make_command(FLOAT32), after="; open")
     if done < len(seeds):
         return said
     p = max(found.p_above(-MARGIN / 100), 1 - found.p_above(MARGIN / 100))

@@ -24,7 +24,7 @@ def _require_runs(root):
 
 
 @figure(
-    "8.1", rests_on=("pays", "pays128"), networks=NETWORKS,
+    "8.1", rests_on=pays.PROTOCOLS, networks=NETWORKS,
     caption="What each block adds to plain ResNet-50, in points of top-1: estimate with an interval that holds for all of "
     "one size together in 95 % of cases (thick: for itself alone). Green: the goal is reached, one point (dashed) with the "
     "interval above zero; blue: missed. Red: the cheapest network, which is to be worth ResNet-50 within one point "
@@ -37,12 +37,12 @@ def gains(root="."):
     table = pays.contrasts(root)
     names = list(dict.fromkeys(table["row"]))
     fig = new_figure(height=0.9 + 0.24 * len(names))
-    for ax, protocol in zip(fig.subplots(1, 2, sharey=True), pays.PROTOCOLS, strict=True):
+    for ax, protocols in zip(fig.subplots(1, 2, sharey=True), pays.SIZES, strict=True):
         ax.axvline(0, color=GREY, linewidth=0.8)
         ax.axvline(pays.GOAL, color=GREY, linewidth=1, linestyle="--")
-        for line in table[table["protocol"] == protocol].to_dict("records"):
+        for line in table[table["protocol"].isin(protocols)].to_dict("records"):
             _gain(ax, line, names.index(line["row"]))
-        ax.set_title(pays.size(protocol, root), fontsize=9)
+        ax.set_title(pays.size(protocols[0], root), fontsize=9)
         ax.set(ylim=(len(names) - 0.4, -0.6), xlabel="gain in top-1, points")
         low, high = ax.get_xlim()
         ax.set_xlim(min(low, -2 * pays.GOAL), max(high, 2 * pays.GOAL))
@@ -64,11 +64,11 @@ def _gain(ax, line, place):
 
 
 @figure(
-    "8.2", rests_on=("pays", "pays128"), networks=NETWORKS,
+    "8.2", rests_on=pays.PROTOCOLS, networks=NETWORKS,
     caption="Top-1 against cost, in percent of plain ResNet-50: multiply-adds, parameters and, where it was measured, time "
-    "of a step of training; one line of panels for each size that has been run. Means over the runs that are there, with "
-    "95 % intervals over seeds and images; exploratory. Dashed: plain ResNet-50; shaded: costs beyond the limits of this "
-    "chapter.",
+    "of a step of training; one line of panels for each size and precision that has been run. Means over the runs that are "
+    "there, with 95 % intervals over seeds and images; exploratory. Dashed: plain ResNet-50; shaded: costs beyond the "
+    "limits of this chapter.",
     alt="Panels of markers with vertical bars, one for each network: top-1 in percent on the vertical axis, cost in percent "
     "of plain ResNet-50 on the horizontal axis. One network lies far to the left, the others around 100 percent.",
 )  # fmt: skip
@@ -84,7 +84,7 @@ def against_cost(root="."):
         here = table[table["protocol"] == protocol]
         for ax, key in zip(line_of_axes, shown, strict=True):
             _costs(ax, here, key, names)
-        line_of_axes[0].set(ylabel=f"top-1 at {pays.size(protocol, root)}, %")
+        line_of_axes[0].set(ylabel=f"top-1 at {pays.title(protocol, root)}, %")
     for ax, key in zip(axes[-1], shown, strict=True):
         ax.set(xlabel=f"{AXES[key]}, % of plain")
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
