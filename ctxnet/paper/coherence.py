@@ -92,7 +92,7 @@ def cells(root="."):
     ``reach`` (percent of the image in the receptive field then) and ``train_loss``. What is unknown is NaN.
     """
     runs, wiring = replicates(root), results.load_wiring(PROTOCOL, root)
-    answers = results.read_answers(PROTOCOL, runs["variant"].unique(), runs.assign(top1=runs["top1"] / 100), root)
+    answers = results.replicate_answers(PROTOCOL, runs["variant"].unique(), runs, root)
     rows = []
     for name in results.rows_shown(PROTOCOL, root):
         mine, about = runs[runs["variant"] == name], wiring.get(name, {})

@@ -314,10 +314,9 @@ def price(root="."):
     seeds = set.intersection(*(set(frame["seed"]) for frame in seen.values()), _price_seeds(root))
     if not seeds:
         return None
-    both = {name: frame[frame["seed"].isin(seeds)] for name, frame in seen.items()}
     answers = {
-        name: results.read_answers(name, [BASELINE], frame.assign(top1=frame["top1"] / 100), root)[BASELINE]
-        for name, frame in both.items()
+        name: results.replicate_answers(name, [BASELINE], frame[frame["seed"].isin(seeds)], root)[BASELINE]
+        for name, frame in seen.items()
     }
     return results.compare(*answers, answers)
 

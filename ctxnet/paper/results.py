@@ -491,13 +491,18 @@ def accuracy(right):
     return {"top1": 100 * mean, "low": 100 * low, "high": 100 * high, "interval_over": kind}
 
 
+def replicate_answers(protocol, rows, runs, root="."):
+    """:func:`read_answers` for ``runs``, some of those of :func:`replicates`, whose top-1 is in percent."""
+    return read_answers(protocol, rows, runs.assign(top1=runs["top1"] / 100), root)
+
+
 def means(protocol, rows, runs, root="."):
     """What ``runs``, some of those of :func:`replicates`, come to row by row: list of dicts.
 
     Keys: ``row``, ``architecture``, ``n`` (runs), ``sd`` of top-1 over them, ``interval_over`` and, if there are runs, the
     others of :func:`accuracy`.
     """
-    answers, lines = read_answers(protocol, rows, runs.assign(top1=runs["top1"] / 100), root), []
+    answers, lines = replicate_answers(protocol, rows, runs, root), []
     for name in rows:
         mine = runs.loc[runs["variant"] == name, "top1"]
         line = {"row": name, "architecture": VARIANTS[name].label, "n": len(mine), "sd": mine.std(), "interval_over": ""}
