@@ -37,7 +37,7 @@ def small(tmp_path_factory):
     root = tmp_path_factory.mktemp("small")
     shutil.copy(REPO / "params.yaml", root)
     unread = shutil.ignore_patterns("*.safetensors", "notebook", ".lock")
-    for folder in ("small/runs", "small/images", "measure"):
+    for folder in ("small/runs", "images", "measure"):
         shutil.copytree(REPO / "results" / folder, root / "results" / folder, ignore=unread)
     cards.write_cards("small", root)
     return root

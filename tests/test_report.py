@@ -22,9 +22,11 @@ from ctxnet.paper.book import made
 from ctxnet.paper.figures import degradation
 from ctxnet.paper.figures.experiments import OTHERS
 from ctxnet.records import (
+    DamagedRecord,
     encode_csv,
     encode_predictions,
     encode_profile,
+    read_predictions,
     read_provenance,
     records_of,
     run_folder,
@@ -608,6 +610,24 @@ def test_overview_replaces_only_what_stands_between_its_markers(tmp_path):
     page.write_text("nothing to replace")
     with pytest.raises(ValueError, match="page.md"):
         words.write_overview(page, "small", tmp_path)
+
+
+def test_a_list_of_images_may_be_shared_by_protocols(tmp_path):
+    fabricate(tmp_path, ROWS[:1], seeds=(0, 1))
+    folder = run_folder("small", ROWS[0], 0, tmp_path)
+    (own,) = (tmp_path / "results/small/images").iterdir()
+    before, shared = read_predictions(folder)[0], tmp_path / "results/images" / own.name
+    shared.parent.mkdir()
+    own.rename(shared)
+    assert read_predictions(folder)[0] == before
+    fabricate(tmp_path, ROWS[1:2], seeds=(0,))  # judged by the same images: no second list
+    assert not list(own.parent.iterdir()) and read_predictions(run_folder("small", ROWS[1], 0, tmp_path))[0] == before
+    shared.write_text("image,label\n")
+    with pytest.raises(DamagedRecord, match=own.name):
+        read_predictions(folder)
+    shared.unlink()
+    with pytest.raises(DamagedRecord, match=f"small/images/{own.name}"):
+        read_predictions(folder)
 
 
 def test_every_minute_in_the_readme_is_that_of_the_records():

@@ -55,7 +55,7 @@ def _starved(label, **args):
 
 def _full(label, **args):
     """The same network with its 3×3 convolutions, and averages before every stride as well."""
-    return Variant(f"3×3, averaged{label}", 50, args={"downsample": "average", **args})
+    return Variant(f"averaged strides{label}", 50, args={"downsample": "average", **args})
 
 
 def _cheap(label, context, **args):

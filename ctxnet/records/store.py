@@ -3,7 +3,8 @@
 A record is written last and read first. ``results/<protocol>/runs/<variant>/seed<k>/`` holds one run: ``record.json``,
 ``provenance.json``, ``history.csv``, ``predictions.bin`` (a class per image, one byte each) and ``context.npz`` (a
 profile, see :mod:`ctxnet.records.maps`). The images' names and labels are the same for every run on a data set and lie
-once in ``results/<protocol>/images/``. Records of the measured networks have no predictions and no history.
+once in ``results/<protocol>/images/``, or in ``results/images/`` for several protocols. Records of the measured networks
+have no predictions and no history.
 """
 
 import csv
@@ -194,10 +195,15 @@ def write_images(protocol, ids, labels, root="."):
 
 
 def write_list(protocol, header, rows, root="."):
-    """Keep a table of the images that runs of a protocol are judged by, once for all of them; see :func:`write_images`."""
+    """Keep a table of the images that runs of a protocol are judged by, once for all of them; see :func:`write_images`.
+
+    One that several protocols share is kept for all of them once it has been moved to ``results/images/``.
+    """
     data = encode_csv(header, rows)
     digest = hashlib.sha256(data).hexdigest()
-    path = protocol_folder(protocol, root) / "images" / f"{digest[:12]}.csv"
+    own = protocol_folder(protocol, root) / "images" / f"{digest[:12]}.csv"
+    shared = own.parents[2] / "images" / own.name
+    path = shared if shared.exists() else own
     if not path.exists() or path.read_bytes() != data:
         write_bytes(path, data)
     return digest
@@ -240,10 +246,10 @@ def _images(folder, digest):
 def read_list(folder, digest, parse):
     """``parse(rows)`` of what :func:`write_list` kept, each row a tuple of texts.
 
-    It lies in the protocol's folder, which is above the run's also when that was set aside.
+    It lies in the protocol's folder, which is above the run's also when that was set aside, or in the one above.
     """
-    paths = [parent / "images" / f"{digest[:12]}.csv" for parent in folder.parents[:3]]
-    path = next((path for path in paths if path.is_file()), paths[-1])
+    paths = [parent / "images" / f"{digest[:12]}.csv" for parent in folder.parents[:4]]
+    path = next((path for path in paths if path.is_file()), paths[:3][-1])
     data = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(data).hexdigest() != digest:
         raise DamagedRecord(path, path)

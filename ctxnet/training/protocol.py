@@ -164,7 +164,7 @@ _RANGES = {
     "memory_gb": "[0, 100000]",
 }  # fmt: skip
 _REQUIRED = ("rows", "protocol_names", "protocols", "probe", "imagenette", "measure", "lattice")
-_TAKEN = ("atlas", "measure", "lattice", "sliders")  # folders of results that no protocol made
+_TAKEN = ("atlas", "images", "measure", "lattice", "sliders")  # folders of results that no protocol made
 _GROUPS = (*_REQUIRED, "own_rows", "more_seeds", "campaign", "pathfinder", "camvid")
 # What chooses where, how fast and which runs are made, and is no part of what a run is.
 NO_IDENTITY = ("name", "seeds", "device", "cuda_graph", "note", "threads", "gpu_share", "memory_gb", "maps")
