@@ -240,6 +240,9 @@ def read_record(folder):
     record = records.read_record(folder)
     if record is None:
         raise FileNotFoundError(f"{Path(folder).as_posix()}: no record yet; make it with: {command(Path(folder).name)}")
+    parts = [f"{part:g}" for part in SHARES]
+    if list(record["erf_share"]) != parts:
+        raise records.DamagedRecord(Path(folder) / "record.json", folder, f"erf_share: {', '.join(parts)} were expected")
     return record
 
 
