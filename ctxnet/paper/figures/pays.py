@@ -85,8 +85,9 @@ def against_cost(root="."):
         for ax, key in zip(line_of_axes, shown, strict=True):
             _costs(ax, here, key, names)
         line_of_axes[0].set(ylabel=f"top-1 at {pays.title(protocol, root)}, %")
-    for ax, key in zip(axes[-1], shown, strict=True):
-        ax.set(xlabel=f"{AXES[key]}, % of plain")
+    for column, key in zip(axes.T, shown, strict=True):
+        column[-1].set(xlabel=f"{AXES[key]}, % of plain")
+        _limits(column, 100 * table.loc[table["n"] > 0, key].dropna(), 100 * pays.MOST.get(key, np.nan))
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize=7)
     return fig
@@ -102,7 +103,12 @@ def _costs(ax, here, key, names):
         ax.plot([x, x], [line["low"], line["high"]], color=colour, linewidth=1, alpha=0.7)
         ax.plot(x, line["top1"], MARKERS[place % len(MARKERS)], color=colour, markersize=5, linestyle="none",
                 label=VARIANTS[line["row"]].label)  # fmt: skip
-    if key in pays.MOST and np.isfinite(here[key]).any():
-        right = max(100 * here[key].max(), 100 * pays.MOST[key]) + 4
-        ax.axvspan(100 * pays.MOST[key], right, color=LIGHT, alpha=0.6, linewidth=0, zorder=0)
-        ax.set_xlim(right=right)
+
+
+def _limits(axes, costs, most):
+    """Every cost of one kind within the panels that share it, what is beyond ``most`` (NaN: no limit) shaded."""
+    left, right = np.nanmin([100, *costs]) - 4, np.nanmax([100, most, *costs]) + 4
+    for ax in axes:
+        ax.set_xlim(left, right)
+        if np.isfinite(most):
+            ax.axvspan(most, right, color=LIGHT, alpha=0.6, linewidth=0, zorder=0)
