@@ -202,7 +202,7 @@ def write_list(protocol, header, rows, root="."):
     data = encode_csv(header, rows)
     digest = hashlib.sha256(data).hexdigest()
     own = protocol_folder(protocol, root) / "images" / f"{digest[:12]}.csv"
-    shared = own.parents[2] / "images" / own.name
+    shared = Path(root) / "results" / "images" / own.name
     path = shared if shared.exists() else own
     if not path.exists() or path.read_bytes() != data:
         write_bytes(path, data)
