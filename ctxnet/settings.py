@@ -14,15 +14,22 @@ PROTOCOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes a folder, a
 _UNSAFE = set("<>\"'`$;&|*?")  # a data set's name goes into pages, cards and commands
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml reads several times as fast, and every process of the pipeline reads the settings. Nodes are put together by
+# PyYAML's own composer: libyaml's dies of a file that is nested deep.
+class _Loader(yaml.composer.Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML in which ``1e-05`` is a number, as in YAML 1.2, and no key stands twice in a group."""
+
+    def __init__(self, text):
+        super(yaml.composer.Composer, self).__init__(text)
+        yaml.composer.Composer.__init__(self)
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+            name = key.value if isinstance(key, yaml.ScalarNode) else id(key)
+            if key.tag != "tag:yaml.org,2002:merge" and name in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {name!r} is there twice", problem_mark=key.start_mark)
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node):  # is called again for a node that is merged into another
