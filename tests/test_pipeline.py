@@ -1,4 +1,4 @@
-"""The notebook runner, and the pipeline from images to tables, figures and pages on three rows at toy size."""
+"""The notebook runner, and the pipeline from images to tables, figures and pages on two rows at toy size."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ from ctxnet.training import load_params, load_protocol
 from tests.toys import PLAIN
 
 ROOT = Path(__file__).parents[1]
-ROWS = ["resnet50", "resnet50_perm1", "resnet50_dilated4"]
+ROWS = ["resnet50", "resnet50_perm1"]
 CHAPTERS = ["02_architectures", "04_experiments", "05_conclusion", "B_erf_visualizations"]
 DECLARED = {"name": (str, "x"), "n": (int, 1), "rate": (float, 0.1), "flip": (bool, False), "of": (list, [1])}
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
