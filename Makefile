@@ -4,6 +4,7 @@ NETWORKS ?= 2000
 UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV PYTHONPATH
+unexport PYTHONDONTWRITEBYTECODE  # else every process compiles fastai and torch anew
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro test site dist lab torture lock clean
@@ -19,7 +20,7 @@ help:
 	@echo "make clean     remove what repro and test made; committed results and .venv stay"
 
 setup: | $(UV)
-	$(UV) sync --frozen --extra paper --extra scale --compile-bytecode  # else every process compiles fastai and torch anew, where python may not
+	$(UV) sync --frozen --extra paper --extra scale
 
 # Without uv on the machine: a private copy. --target, because Debian's pip refuses to install beside its own packages.
 .uv/bin/uv:

@@ -242,8 +242,11 @@ def accuracy_table(task, root="."):
             lines.append([VARIANTS[row].label, f"{mine['n'].sum()} of {len(seeds) * len(mine)}", *map(_accuracy, shown)])
     said = {"probe": "Top-1 in percent on the probe set by distance of the marks, ten classes",
             "pathfinder": "Top-1 in percent on Pathfinder by number of dashes, two classes"}[task]  # fmt: skip
+    images = load_params(Path(root) / "params.yaml")[task]["train_images"]
+    passes = results.settings_of(next(iter(TASKS[task].values())), root).epochs
     caption = (
-        f"{said}: mean over the seeds with its 95 % interval over seeds and images. Chance is {100 * CHANCE[task]:.0f} %. "
+        f"{said}, after {passes} passes over {images:,} images: mean over the seeds with its 95 % interval over seeds and "
+        f"images. Chance is {100 * CHANCE[task]:.0f} %. "
         "All of it exploratory, and no interval is corrected for the others. n: runs of those planned, over all of them."
         f"{words.one_seed(frame)}"
     )

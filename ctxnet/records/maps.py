@@ -150,7 +150,7 @@ _FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0
 
 def _squeezed(name, steps):
     """Height and width of the maps go before their steps."""
-    # The preset's dictionary of 64 MB takes longer to clear than all maps to compress; one that holds them gives equal bytes.
+    # The preset's dictionary of 64 MB takes longer to clear than maps to compress; one that holds them gives equal bytes.
     filters = [_FILTERS[0] | {"dict_size": max(1 << 20, steps.nbytes)}]
     data = lzma.compress(steps.tobytes(), lzma.FORMAT_RAW, filters=filters)
     return {name: np.frombuffer(np.array(steps.shape[-2:], "<u2").tobytes() + data, np.uint8)}
