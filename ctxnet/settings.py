@@ -1,8 +1,6 @@
 """Settings from a YAML file: every problem is one line that names the file, the key and the nearest valid value."""
 
-import copy
 import dataclasses
-import functools
 import re
 from pathlib import Path
 
@@ -43,12 +41,6 @@ _Loader.add_implicit_resolver(
 )
 
 
-@functools.lru_cache(maxsize=8)
-def _parsed(text):
-    """Of the text and not of the file: a chapter asks for the same settings a hundred times, and an edit is seen at once."""
-    return _Loader(text).get_single_data()
-
-
 def read_yaml(path):
     """The groups of a settings file as a dict.
 
@@ -56,14 +48,25 @@ def read_yaml(path):
         FileNotFoundError: there is none.
         ValueError: not UTF-8, not YAML, a key twice, or no groups in it.
     """
+    return parse_yaml(read_text(path), path)
+
+
+def read_text(path):
+    """A settings file as it stands; raises as :func:`read_yaml`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no settings here; run from the root of the repository")
     try:
-        values = copy.deepcopy(_parsed(path.read_bytes().decode("utf-8")))
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         line = 1 + error.object[: error.start].count(b"\n")
         raise ValueError(f"{path}: line {line} is not UTF-8; save the file in that encoding") from None
+
+
+def parse_yaml(text, path):
+    """The groups of a settings file with this text; raises as :func:`read_yaml`."""
+    try:
+        values = _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{path}: not valid YAML: {line}{' '.join(str(error.problem).split())[:200]}") from None

@@ -50,6 +50,11 @@ def planned(root=".", name=PROTOCOL):
 def runs(root="."):
     """The planned runs that are there, as a DataFrame: ``row``, ``seed``, ``mean_iou``, ``pixel_accuracy`` (percent),
     ``parameters``, ``minutes`` of training, ``record`` and ``counts`` (3, frames, classes), ``frames`` (names)."""
+    return _runs(str(root), results.stamp_of([PROTOCOL], root)).copy()
+
+
+@functools.lru_cache(maxsize=4)
+def _runs(root, stamp):  # stamp: all records, so that new ones are read
     rows, seeds = planned(root)
     found = []
     with results.readable():

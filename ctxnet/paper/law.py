@@ -10,6 +10,7 @@ the ratio λ of the variance between families to that within, it is a least-squa
 """
 
 import fnmatch
+import functools
 import hashlib
 import math
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ctxnet.atlas.accuracies import TRAININGS, read_accuracies
-from ctxnet.atlas.every import read_networks
+from ctxnet.atlas.every import FOLDER, TABLE, read_networks
 from ctxnet.settings import read_yaml, typed
 
 FILE = "hypotheses_law.yaml"
@@ -102,8 +103,14 @@ def load_plan(root="."):
 
 def measured(root="."):
     """Rows of the networks that were measured, {name: row}, and of those that were not."""
-    rows = read_networks(root)
+    path = Path(root) / FOLDER / TABLE
+    rows = _networks(str(root), path.stat().st_mtime_ns if path.exists() else None)
     return {n: r for n, r in rows.items() if "refused" not in r}, {n: r for n, r in rows.items() if "refused" in r}
+
+
+@functools.lru_cache(maxsize=4)
+def _networks(root, stamp):  # stamp: so that new ones are read
+    return read_networks(root)
 
 
 def plan_and_sample(root="."):

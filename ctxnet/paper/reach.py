@@ -143,6 +143,11 @@ def cells(task, root="."):
     ``low``/``high``: 95 % over seeds and images, or over images alone of a single seed (Wilson), as ``interval_over`` says.
     ``pairs``: mean over the runs.
     """
+    return _cells_of(task, str(root), results.stamp_of(TASKS[task].values(), root)).copy()
+
+
+@functools.lru_cache(maxsize=8)
+def _cells_of(task, root, stamp):  # stamp: as for _runs
     seen, lines = runs(task, root).rename(columns={"row": "variant"}), []
     for dose, protocol in TASKS[task].items():
         here = seen[seen["dose"] == dose]

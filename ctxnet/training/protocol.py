@@ -1,6 +1,8 @@
 """Typed settings: ``params.yaml`` in, checked dataclasses out. Nothing else in the package holds a setting."""
 
+import copy
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 from .. import settings
@@ -199,7 +201,16 @@ def load_params(path="params.yaml"):
     Raises:
         FileNotFoundError, ValueError: one line that names the file and the key.
     """
-    params = settings.read_yaml(path)
+    from ..models import list_models, list_segmenters
+
+    return copy.deepcopy(_checked(settings.read_text(path), str(path), (*list_models(), *list_segmenters())))
+
+
+@functools.lru_cache(maxsize=8)
+def _checked(text, path, rows):
+    """:func:`load_params`, not to be changed. A chapter asks for the same settings hundreds of times: they are checked once
+    for a text and the rows that can be built. Of the text and not of the file, so that an edit is seen at once."""
+    params = settings.parse_yaml(text, path)
     for name in _REQUIRED:
         if name not in params:
             raise ValueError(f"{path}: missing group {name!r}")
