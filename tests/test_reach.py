@@ -179,6 +179,14 @@ def test_the_story_is_the_span_of_each_kind_over_common_distances(project, tmp_p
     assert told[-1] == (
         "Lowest and highest top-1 over distances of 4, 8 px; 10 % is chance. Seeds of each row: 1; exploratory."
     )
+    planned = reach.planned("pathfinder", few)[0]
+    for row in planned:
+        run(few, "pathfinder_6", row, 0, 0.5, 64, [0.5])
+        run(few, "pathfinder_9", row, 0, 0.9 if "shift" in row else 0.6, 64, [0.5])
+    run(few, "pathfinder_14", planned[0], 0, 0.5, 64, [0.5])
+    assert reach.story(few).endswith(
+        " with 9 dashes: 90.0 %; 60.0 %; 60.0 %; 60.0 %; 50 % is chance, seeds of each row: 1."
+    )
 
 
 def test_predictors_are_correlated_over_rows(project, tmp_path):

@@ -305,20 +305,35 @@ def summary(root="."):
 def story(root="."):
     """Lowest and highest accuracy on the probe set of the rows of :data:`STORY`, as a Markdown list; exploratory.
 
-    Over the doses that all of them were run at.
+    Over the doses that all of them were run at; then, in the same order, on the longest paths of Pathfinder.
     """
-    rows = [row for some in STORY.values() for row in some]
-    table = cells("probe", root)
-    table = table[(table["n"] > 0) & table["row"].isin(rows)]
-    doses = [dose for dose, mine in table.groupby("dose") if len(mine) == len(rows)]
-    if not doses:
+    table, paths = _common("probe", root), _common("pathfinder", root)
+    if table.empty:
         return "Not every row has been run at one distance yet."
-    table, lines = table[table["dose"].isin(doses)], []
-    for text, some in STORY.items():
-        lines.append(f"- {text}: {words.span(table.loc[table['row'].isin(some), 'top1'], '.1f')} %.")
-    said = f"Lowest and highest top-1 over distances of {', '.join(map(str, doses))} px"
+    lines = [f"- {text}: {span}." for text, span in zip(STORY, _spans(table), strict=True)]
+    said = f"Lowest and highest top-1 over distances of {', '.join(map(str, table['dose'].unique()))} px"
     said += f"; {100 * CHANCE['probe']:.0f} % is chance. Seeds of each row: {words.span(table['n'])}; exploratory."
+    if not paths.empty:
+        longest = paths[paths["dose"] == paths["dose"].max()]
+        said += (
+            f" In the same order, on Pathfinder (are two marks the ends of one dashed path? Linsley et al., 2018) with "
+            f"{longest['dose'].iloc[0]} dashes: {'; '.join(_spans(longest))}; {100 * CHANCE['pathfinder']:.0f} % is chance, "
+            f"seeds of each row: {words.span(longest['n'])}."
+        )
     return "\n".join([*lines, "", said])
+
+
+def _common(task, root):
+    """:func:`cells` of the rows of :data:`STORY` that are planned for a task, at the doses that all of them were run at."""
+    rows = [row for some in STORY.values() for row in some if row in planned(task, root)[0]]
+    table = cells(task, root)
+    table = table[(table["n"] > 0) & table["row"].isin(rows)]
+    return table[table.groupby("dose")["row"].transform("size") == len(rows)]
+
+
+def _spans(table):
+    """Lowest to highest top-1 of each group of :data:`STORY`, in words."""
+    return [f"{words.span(table.loc[table['row'].isin(some), 'top1'], '.1f')} %" for some in STORY.values()]
 
 
 def prediction_table(root="."):
