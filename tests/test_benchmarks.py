@@ -1,11 +1,16 @@
 """What the benchmarks count, against sums by hand. What they time is no matter for a test."""
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks import shortcut
 from benchmarks.common import kept_bytes
 from benchmarks.roofline import Traffic, step_cost, step_limit
+from ctxnet.data.pathfinder import find_marks, make_pathfinder
 
 
 def test_traffic_counts_what_no_fusion_can_spare():
@@ -47,3 +52,13 @@ def test_kept_bytes_are_those_of_the_backward_pass():
     assert kept_bytes(lambda: (x * w).exp() * w, device="cpu") == 4000  # the exponential
     with torch.no_grad():
         assert kept_bytes(lambda: (x * w).exp() * w, device="cpu") == 0
+
+
+def test_the_shortcut_answers_by_distance_alone():
+    seen, labels = np.array([1, 1, 1, 4, 4]), np.array([1, 1, 0, 0, 0])
+    assert shortcut.answers(seen, labels, np.array([1, 4, 2, 9])).tolist() == [1, 0, 0, 0]
+    images, _ = make_pathfinder(20, dashes=6, seed=4)
+    for image, (first, second), far in zip(images, find_marks(images), shortcut.distances(images), strict=True):
+        assert far == math.dist(first, second) // shortcut.BIN
+        for row, column in (first, second):
+            assert (image[row - 2 : row + 3, column - 1 : column + 2] > 200).all()

@@ -172,10 +172,8 @@ def read_pathfinder(images):
         int64 (n,), right for every image.
     """
     found = np.empty(len(images), dtype=np.int64)
-    for number, image in enumerate(images):
+    for number, (image, (first, second)) in enumerate(zip(images, find_marks(images), strict=True)):
         lit = image[..., 0] > 200
-        whole = np.logical_and.reduce([np.roll(lit, (-row, -column), (0, 1)) for row, column in _DISC])
-        (first, second) = np.argwhere(whole)
         filled = np.zeros_like(lit)
         filled[tuple(first)] = True
         while True:
@@ -186,3 +184,12 @@ def read_pathfinder(images):
         found[number] = filled[tuple(second)]
     return found
 
+
+def find_marks(images):
+    """Centres of the two discs of images from :func:`make_pathfinder`: int64 (n, 2, 2), row and column in px."""
+    places = np.empty((len(images), 2, 2), dtype=np.int64)
+    for number, image in enumerate(images):
+        lit = image[..., 0] > 200
+        whole = np.logical_and.reduce([np.roll(lit, (-row, -column), (0, 1)) for row, column in _DISC])
+        places[number] = np.argwhere(whole)
+    return places

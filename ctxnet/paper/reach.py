@@ -30,6 +30,7 @@ COMMANDS = {
     "probe": f"for d in {' '.join(map(str, DOSES))}; do python -m ctxnet campaign --protocol probe_d$d; done",
     "pathfinder": "for n in 6 9 14; do python -m ctxnet campaign --protocol pathfinder_$n; done",
 }
+SHORTCUT = "results/benchmarks/shortcut-cpu.csv"  # of benchmarks.shortcut
 FILES = {name: f"tables/{name}.csv" for name in ("reach", "looks", "pathfinder")}
 GROUPS = {  # panels of figures, and the order of tables
     "as the thesis has them": ("resnet50", "resnet50_dilated4", "resnet50_perm1", "resnet50_random_dilated8"),
@@ -132,6 +133,20 @@ def perfect(task, dose, root=".", images=200):
     size = {"image_size": settings.image_size, "distance": dose, "mark": settings.mark}
     shown, labels = probe.make_probe(images, **size, seed=seed)
     return float((probe.read_probe(shown, dose) == labels).mean())
+
+
+def shortcut(root="."):
+    """Top-1 in percent of a reader that knows nothing but the distance of the two marks, {dashes: percent}, as
+    ``benchmarks.shortcut`` measured it; {} where it has not."""
+    path = Path(root) / SHORTCUT
+    return dict(pd.read_csv(path)[["dashes", "top-1 %"]].itertuples(index=False)) if path.exists() else {}
+
+
+def _shortcut_text(root):
+    """:func:`shortcut` as a sentence with a space before it, "" without."""
+    known = shortcut(root)
+    told = ", ".join(f"{value:.1f} % at {dashes} dashes" for dashes, value in known.items())
+    return f" A reader of nothing but the distance of the two marks is right on {told}." if known else ""
 
 
 # ---- numbers ----------------------------------------------------------------------------------------------------------
@@ -251,7 +266,7 @@ def accuracy_table(task, root="."):
     passes = results.settings_of(next(iter(TASKS[task].values())), root).epochs
     caption = (
         f"{said}, after {passes} passes over {images:,} images: mean over the seeds with its 95 % interval over seeds and "
-        f"images. Chance is {100 * CHANCE[task]:.0f} %. "
+        f"images. Chance is {100 * CHANCE[task]:.0f} %.{_shortcut_text(root) * (task == 'pathfinder')} "
         "All of it exploratory, and no interval is corrected for the others. n: runs of those planned, over all of them."
         f"{words.one_seed(frame)}"
     )
@@ -320,6 +335,8 @@ def story(root="."):
             f"{longest['dose'].iloc[0]} dashes: {'; '.join(_spans(longest))}; {100 * CHANCE['pathfinder']:.0f} % is chance, "
             f"seeds of each row: {words.span(longest['n'])}."
         )
+        if alone := shortcut(root).get(longest["dose"].iloc[0]):
+            said += f" The distance of the two marks alone gives {alone:.1f} % there."
     return "\n".join([*lines, "", said])
 
 

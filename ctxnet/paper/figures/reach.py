@@ -132,8 +132,8 @@ def predicts(root="."):
 @figure(
     "7.4", rests_on=("pathfinder",), networks=NETWORKS,
     caption="Top-1 on Pathfinder by the number of dashes of the path: every row with its 95 % interval over seeds and "
-    "images, colours as in Figure 7.3; in brackets: runs of those planned. Dotted: chance; dashed: a flood fill on images "
-    "drawn alike.",
+    "images, colours as in Figure 7.3; in brackets: runs of those planned. Dotted: chance; dash-dotted: a reader of nothing "
+    "but the distance of the two marks; dashed: a flood fill on images drawn alike.",
     alt="Three panels of dots with horizontal bars, one line for each network, top-1 in percent from 40 to 100 on the "
     "horizontal axis, for paths of 6, 9 and 14 dashes.",
 )  # fmt: skip
@@ -141,9 +141,11 @@ def paths(root="."):
     table, (rows, seeds) = _cells("pathfinder", root), reach.planned("pathfinder", root)
     colours = {row: COLOURS[group] for group, some in reach.GROUPS.items() for row in some}
     fig = new_figure(height=0.9 + 0.19 * len(rows))
-    axes = fig.subplots(1, len(pathfinder.LENGTHS), sharey=True)
+    axes, alone = fig.subplots(1, len(pathfinder.LENGTHS), sharey=True), reach.shortcut(root)
     for ax, dashes in zip(axes, pathfinder.LENGTHS, strict=True):
         ax.axvline(100 * reach.CHANCE["pathfinder"], color=GREY, linestyle=":", linewidth=1)
+        if dashes in alone:
+            ax.axvline(alone[dashes], color=GREY, linestyle="-.", linewidth=1)
         ax.axvline(100 * reach.perfect("pathfinder", dashes, root, images=30), color=GREY, linestyle="--", linewidth=1)
         for line in table[table["dose"] == dashes].to_dict("records"):
             place, colour = rows.index(line["row"]), colours.get(line["row"], SKY)
