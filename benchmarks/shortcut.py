@@ -27,7 +27,7 @@ def distances(images):
 
 
 def answers(seen, labels, asked):
-    """For each bin of ``asked`` the more frequent of two classes, by ``labels``, in that bin of ``seen``; 0 where none is."""
+    """For each bin of ``asked`` the class, by ``labels``, that is more frequent in that bin of ``seen``; 0 where none is."""
     count = max(seen.max(), asked.max()) + 1
     votes = np.bincount(seen, np.where(labels == 1, 1, -1), count)
     return (votes > 0).astype(int)[asked]
