@@ -1,6 +1,7 @@
 """params.yaml and the command line: every number has a range, and every mistake is one line that names its place."""
 
 import copy
+import os
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,18 @@ def quick(**changes):
     return lambda params: params["protocols"]["quick"].update(changes)
 
 
+def test_settings_are_their_callers_own_and_an_edit_is_seen_at_once(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT)
+    first, stamp = load_params(path), path.stat().st_mtime_ns
+    first["protocols"]["quick"]["seeds"].append(5)
+    first.clear()
+    assert load_params(path) == load_params(ROOT / "params.yaml")
+    path.write_text(TEXT.replace("  train_images: 3000\n", "  train_images: 4000\n"))
+    os.utime(path, ns=(stamp, stamp))
+    assert load_params(path)["probe"]["train_images"] == 4000
+
+
 @pytest.mark.parametrize(
     "contents, message",
     [
@@ -43,6 +56,8 @@ def quick(**changes):
         (b"a: [1, 2\n", "not valid YAML: line"),
         (b"a: 2001-99-99\n", "not valid YAML"),
         (b"[" * 50_000, "not valid YAML"),
+        (b"- " * 50_000, "not valid YAML"),
+        (b"? [1]\n: 2\n", "line 1: found unhashable key"),
         (b"a: \x00\n", "not valid YAML"),
     ],
 )
