@@ -12,13 +12,17 @@ PROTOCOL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # becomes a folder, a
 _UNSAFE = set("<>\"'`$;&|*?")  # a data set's name goes into pages, cards and commands
 
 
-# libyaml reads several times as fast, and every process of the pipeline reads the settings. Nodes are put together by
-# PyYAML's own composer: libyaml's dies of a file that is nested deep.
-class _Loader(yaml.composer.Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+# libyaml, where PyYAML has it, reads several times as fast, and every process of the pipeline reads the settings. Nodes are
+# put together by PyYAML's own composer: libyaml's dies of a file that is nested deep.
+_BASE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_BASES = (_BASE,) if issubclass(_BASE, yaml.composer.Composer) else (yaml.composer.Composer, _BASE)
+
+
+class _Loader(*_BASES):
     """YAML in which ``1e-05`` is a number, as in YAML 1.2, and no key stands twice in a group."""
 
     def __init__(self, text):
-        super(yaml.composer.Composer, self).__init__(text)
+        _BASE.__init__(self, text)
         yaml.composer.Composer.__init__(self)
 
     def construct_mapping(self, node, deep=False):

@@ -1,12 +1,14 @@
 """params.yaml and the command line: every number has a range, and every mistake is one line that names its place."""
 
 import copy
+import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ctxnet import settings
 from ctxnet.__main__ import main
 from ctxnet.training import campaign, load_params, load_protocol, rows_of, run, seeds_of
 
@@ -67,6 +69,16 @@ def test_a_file_that_is_none_is_refused_in_one_line(tmp_path, contents, message)
     with pytest.raises(ValueError, match=message) as caught:
         load_params(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+def test_settings_are_read_without_libyaml_as_well(monkeypatch):
+    monkeypatch.delattr(yaml, "CSafeLoader")
+    spec = importlib.util.spec_from_file_location("ctxnet.settings_without", ROOT / "ctxnet/settings.py")
+    without = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(without)
+    assert without.read_yaml(ROOT / "params.yaml") == settings.read_yaml(ROOT / "params.yaml")
+    with pytest.raises(ValueError, match="key 'a' is there twice"):
+        without.parse_yaml("a: 1\na: 2", "here")
 
 
 def test_every_group_without_a_body_is_named(tmp_path):

@@ -50,13 +50,12 @@ def planned(root=".", name=PROTOCOL):
 def runs(root="."):
     """The planned runs that are there, as a DataFrame: ``row``, ``seed``, ``mean_iou``, ``pixel_accuracy`` (percent),
     ``parameters``, ``minutes`` of training, ``record`` and ``counts`` (3, frames, classes), ``frames`` (names)."""
-    return _runs(str(root), results.stamp_of([PROTOCOL], root)).copy()
+    return _runs(str(root), tuple(map(tuple, planned(root))), results.stamp_of([PROTOCOL], root)).copy()
 
 
 @functools.lru_cache(maxsize=4)
-def _runs(root, stamp):  # stamp: all records, so that new ones are read
-    rows, seeds = planned(root)
-    found = []
+def _runs(root, plan, stamp):  # stamp: all records, so that new ones are read; what it holds is not to be changed
+    (rows, seeds), found = plan, []
     with results.readable():
         for folder, record in records_of(PROTOCOL, root):
             if record["variant"] not in rows or record["seed"] not in seeds:

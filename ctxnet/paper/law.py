@@ -109,7 +109,7 @@ def measured(root="."):
 
 
 @functools.lru_cache(maxsize=4)
-def _networks(root, stamp):  # stamp: so that new ones are read
+def _networks(root, stamp):  # stamp: so that new ones are read; the rows are not to be changed
     return read_networks(root)
 
 

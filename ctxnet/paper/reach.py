@@ -69,12 +69,17 @@ def runs(task, root="."):
     (largest of :data:`DOSES` where that is above zero, 0 for none) and ``mass`` (:func:`mass_beyond` half the dose; also NaN
     without a gradient).
     """
-    return _runs(task, str(root), results.stamp_of(TASKS[task].values(), root)).copy()
+    return _runs(task, str(root), *_key(task, root)).copy()
+
+
+def _key(task, root):
+    """(what is planned, which runs are there), under which what was read of a task may be kept."""
+    return tuple(map(tuple, planned(task, root))), results.stamp_of(TASKS[task].values(), root)
 
 
 @functools.lru_cache(maxsize=8)
-def _runs(task, root, stamp):  # stamp: all records, so that new ones are read
-    (rows, seeds), lines = planned(task, root), []
+def _runs(task, root, plan, stamp):
+    (rows, seeds), lines = plan, []
     for dose, protocol in TASKS[task].items():
         known = results.replicates(protocol, root)
         shown = load_params(Path(root) / "params.yaml")[task]["train_images"]
@@ -158,15 +163,15 @@ def cells(task, root="."):
     ``low``/``high``: 95 % over seeds and images, or over images alone of a single seed (Wilson), as ``interval_over`` says.
     ``pairs``: mean over the runs.
     """
-    return _cells_of(task, str(root), results.stamp_of(TASKS[task].values(), root)).copy()
+    return _cells_of(task, str(root), *_key(task, root)).copy()
 
 
 @functools.lru_cache(maxsize=8)
-def _cells_of(task, root, stamp):  # stamp: as for _runs
+def _cells_of(task, root, plan, stamp):
     seen, lines = runs(task, root).rename(columns={"row": "variant"}), []
     for dose, protocol in TASKS[task].items():
         here = seen[seen["dose"] == dose]
-        for line in results.means(protocol, planned(task, root)[0], here, root):
+        for line in results.means(protocol, plan[0], here, root):
             pairs = here.loc[here["variant"] == line["row"], "pairs"].mean()
             lines.append(line | {"dose": dose, "pairs": pairs})
     return pd.DataFrame(lines, columns=CELL_COLUMNS)
