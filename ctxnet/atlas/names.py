@@ -107,7 +107,8 @@ def _run_file(path):
     sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        spec.loader.exec_module(module)
+        # Not exec_module: Python would take an old __pycache__ for a file that was edited within a second to the same size.
+        exec(spec.loader.source_to_code(spec.loader.get_data(str(path)), str(path)), vars(module))
     except Exception as error:
         raise ValueError(f"{path}: running it failed: {type(error).__name__}: {error}".splitlines()[0]) from error
     finally:
