@@ -81,7 +81,7 @@ def _path(dashes, ground, dice):
 def _is_near(dash, others):
     """Whether a dash touches one of a path's earlier ones: ends and middles are less than 3 px apart."""
     (top, left), (bottom, right) = dash[0], dash[-1]
-    for other in others:  # plain loops: half of the time that a set takes to draw is spent here
+    for other in others:  # plain loops: asked at every try of a dash, generators take longer
         for y, x in other:
             if (abs(top - y) < 3 and abs(left - x) < 3) or (abs(bottom - y) < 3 and abs(right - x) < 3):
                 return True

@@ -269,9 +269,10 @@ def accuracy_table(task, root="."):
             "pathfinder": "Top-1 in percent on Pathfinder by number of dashes, two classes"}[task]  # fmt: skip
     images = load_params(Path(root) / "params.yaml")[task]["train_images"]
     passes = results.settings_of(next(iter(TASKS[task].values())), root).epochs
+    alone = _shortcut_text(root) if task == "pathfinder" else ""
     caption = (
         f"{said}, after {passes} passes over {images:,} images: mean over the seeds with its 95 % interval over seeds and "
-        f"images. Chance is {100 * CHANCE[task]:.0f} %.{_shortcut_text(root) * (task == 'pathfinder')} "
+        f"images. Chance is {100 * CHANCE[task]:.0f} %.{alone} "
         "All of it exploratory, and no interval is corrected for the others. n: runs of those planned, over all of them."
         f"{words.one_seed(frame)}"
     )
