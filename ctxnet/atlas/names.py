@@ -1,5 +1,6 @@
 """From a name on the command line to a network: rows of the atlas, timm's, torchvision's, and models in files."""
 
+import importlib.machinery
 import importlib.util
 import inspect
 import re
@@ -100,15 +101,21 @@ def _file_row(name):
     return Row(function, "", partial(_from_function, name, getattr(module, function)), 224, path, downloads=False)
 
 
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    def get_code(self, fullname):
+        """Compile anew: Python takes an old __pycache__ for a file that was edited within a second to the same size."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _run_file(path):
     """Run a Python file as a module of its own; the folder it lies in can be imported from meanwhile."""
-    spec = importlib.util.spec_from_file_location(f"ctxnet_atlas_{path.stem}", path)
+    name = f"ctxnet_atlas_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        # Not exec_module: Python would take an old __pycache__ for a file that was edited within a second to the same size.
-        exec(spec.loader.source_to_code(spec.loader.get_data(str(path)), str(path)), vars(module))
+        spec.loader.exec_module(module)
     except Exception as error:
         raise ValueError(f"{path}: running it failed: {type(error).__name__}: {error}".splitlines()[0]) from error
     finally:
