@@ -1,7 +1,5 @@
 """What the benchmarks count, against sums by hand. What they time is no matter for a test."""
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -58,7 +56,30 @@ def test_the_shortcut_answers_by_distance_alone():
     seen, labels = np.array([1, 1, 1, 4, 4]), np.array([1, 1, 0, 0, 0])
     assert shortcut.answers(seen, labels, np.array([1, 4, 2, 9])).tolist() == [1, 0, 0, 0]
     images, _ = make_pathfinder(20, dashes=6, seed=4)
-    for image, (first, second), far in zip(images, find_marks(images), shortcut.distances(images), strict=True):
-        assert far == math.dist(first, second) // shortcut.BIN
-        for row, column in (first, second):
+    for image, marks in zip(images, find_marks(images), strict=True):
+        for row, column in marks:
             assert (image[row - 2 : row + 3, column - 1 : column + 2] > 200).all()
+
+
+def test_directions_are_those_of_the_next_dash_seen_towards_the_other_mark():
+    image = np.full((64, 64, 3), 128, np.uint8)
+    marks = np.array([[[20, 20], [20, 40]]])  # side by side
+    image[20, 25:28] = 240  # beside the first, straight to the second
+    image[25, 40] = 240  # below the second, which looks left
+    assert np.allclose(shortcut.directions(image[None], marks), [[1, -1j]])
+    turned = shortcut.directions(np.rot90(image)[None].copy(), np.array([[[43, 20], [23, 20]]]))
+    assert np.allclose(turned, [[1, -1j]])
+    edge = shortcut.directions(image[None], np.array([[[3, 3], [60, 60]]]))
+    assert (edge == 0).all()  # no dash near, and windows that leave the image
+
+
+def test_boosted_directions_tell_facing_marks_from_others_in_any_order():
+    dice = np.random.default_rng(0)
+    far = dice.uniform(10, 40, 400)
+    labels = dice.integers(0, 2, 400)
+    facing = np.where(labels == 1, 0, dice.choice([-1, 1], 400) * 2.0) + dice.normal(0, 0.2, 400)
+    way = np.exp(1j * np.stack([facing, dice.normal(0, 1, 400)], 1))
+    seen, asked = (far[:300], way[:300]), (far[300:], way[300:])
+    right = shortcut.boosted(seen, labels[:300], asked) == labels[300:]
+    swapped = shortcut.boosted(seen, labels[:300], (far[300:], way[300:, ::-1])) == labels[300:]
+    assert right.mean() > 0.95 and abs(swapped.mean() - right.mean()) < 0.05
