@@ -187,12 +187,18 @@ def test_the_story_is_the_span_of_each_kind_over_common_distances(project, tmp_p
     assert reach.story(few).endswith(
         " with 9 dashes: 90.0 %; 60.0 %; 60.0 %; 60.0 %; 50 % is chance, seeds of each row: 1."
     )
-    assert "distance of the two marks is right" not in reach.accuracy_table("pathfinder", few).markdown()
+    assert "distance of the two marks" not in reach.accuracy_table("pathfinder", few).markdown()
     (few / reach.SHORTCUT).parent.mkdir()
-    (few / reach.SHORTCUT).write_text("dashes,top-1 %\n6,80.5\n9,70.25\n")
-    assert reach.story(few).endswith(" The distance of the two marks alone gives 70.2 % there.")
+    (few / reach.SHORTCUT).write_text(
+        "reads,dashes,top-1 %\ndistance,6,80.5\ndistance,9,70.25\n"
+        "distance and directions,6,95\ndistance and directions,9,90\n"
+    )
+    assert reach.story(few).endswith(
+        " the distance of the two marks gives 70.2 % there, and with the directions of the dashes beside them 90.0 %."
+    )
     told = reach.accuracy_table("pathfinder", few).markdown()
-    assert "distance of the two marks is right on 80.5 % at 6 dashes, 70.2 % at 9 dashes." in told
+    assert "distance of the two marks alone is right on 80.5 % at 6 dashes, 70.2 % at 9 dashes; with" in told
+    assert "next dash lies at each of them, 95.0 % at 6 dashes, 90.0 % at 9 dashes." in told
     assert "distance of the two marks" not in reach.accuracy_table("probe", few).markdown()
 
 

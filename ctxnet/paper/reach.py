@@ -141,17 +141,27 @@ def perfect(task, dose, root=".", images=200):
 
 
 def shortcut(root="."):
-    """Top-1 in percent of a reader that knows nothing but the distance of the two marks, {dashes: percent}, as
-    ``benchmarks.shortcut`` measured it; {} where it has not."""
+    """Top-1 in percent of readers that follow no path, as ``benchmarks.shortcut`` measured it.
+
+    {"distance" of the two marks, or "distance and directions": {dashes: percent}}; {} where nothing was measured.
+    """
     path = Path(root) / SHORTCUT
-    return dict(pd.read_csv(path)[["dashes", "top-1 %"]].itertuples(index=False)) if path.exists() else {}
+    groups = pd.read_csv(path).groupby("reads") if path.exists() else ()
+    return {reads: dict(zip(seen["dashes"], seen["top-1 %"], strict=True)) for reads, seen in groups}
 
 
 def _shortcut_text(root):
-    """:func:`shortcut` as a sentence with a space before it, "" without."""
-    known = shortcut(root)
-    told = ", ".join(f"{value:.1f} % at {dashes} dashes" for dashes, value in known.items())
-    return f" A reader of nothing but the distance of the two marks is right on {told}." if known else ""
+    """:func:`shortcut` as sentences with a space before them, "" without."""
+    told = {
+        reads: ", ".join(f"{value:.1f} % at {dashes} dashes" for dashes, value in seen.items())
+        for reads, seen in shortcut(root).items()
+    }
+    if not told:
+        return ""
+    return (
+        f" Readers that follow nothing: the distance of the two marks alone is right on {told['distance']}; with the "
+        f"direction in which the next dash lies at each of them, {told['distance and directions']}."
+    )
 
 
 # ---- numbers ----------------------------------------------------------------------------------------------------------
@@ -341,8 +351,12 @@ def story(root="."):
             f"{longest['dose'].iloc[0]} dashes: {'; '.join(_spans(longest))}; {100 * CHANCE['pathfinder']:.0f} % is chance, "
             f"seeds of each row: {words.span(longest['n'])}."
         )
-        if alone := shortcut(root).get(longest["dose"].iloc[0]):
-            said += f" The distance of the two marks alone gives {alone:.1f} % there."
+        if known := shortcut(root):
+            alone, ways = (known[reads][longest["dose"].iloc[0]] for reads in ("distance", "distance and directions"))
+            said += (
+                f" Without following a path, the distance of the two marks gives {alone:.1f} % there, and with the "
+                f"directions of the dashes beside them {ways:.1f} %."
+            )
     return "\n".join([*lines, "", said])
 
 

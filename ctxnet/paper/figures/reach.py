@@ -133,7 +133,8 @@ def predicts(root="."):
     "7.4", rests_on=("pathfinder",), networks=NETWORKS,
     caption="Top-1 on Pathfinder by the number of dashes of the path: every row with its 95 % interval over seeds and "
     "images, colours as in Figure 7.3; in brackets: runs of those planned. Dotted: chance; dash-dotted: a reader of nothing "
-    "but the distance of the two marks; dashed: a flood fill on images drawn alike.",
+    "but the distance of the two marks; with two dots: of that and of the direction of the next dash at each; dashed: a "
+    "flood fill on images drawn alike.",
     alt="Three panels of dots with horizontal bars, one line for each network, top-1 in percent from 40 to 100 on the "
     "horizontal axis, for paths of 6, 9 and 14 dashes.",
 )  # fmt: skip
@@ -144,8 +145,9 @@ def paths(root="."):
     axes, alone = fig.subplots(1, len(pathfinder.LENGTHS), sharey=True), reach.shortcut(root)
     for ax, dashes in zip(axes, pathfinder.LENGTHS, strict=True):
         ax.axvline(100 * reach.CHANCE["pathfinder"], color=GREY, linestyle=":", linewidth=1)
-        if dashes in alone:
-            ax.axvline(alone[dashes], color=GREY, linestyle="-.", linewidth=1)
+        for reads, style in (("distance", "-."), ("distance and directions", (0, (6, 1.5, 1, 1.5, 1, 1.5)))):
+            if reads in alone:
+                ax.axvline(alone[reads][dashes], color=GREY, linestyle=style, linewidth=1)
         ax.axvline(100 * reach.perfect("pathfinder", dashes, root, images=30), color=GREY, linestyle="--", linewidth=1)
         for line in table[table["dose"] == dashes].to_dict("records"):
             place, colour = rows.index(line["row"]), colours.get(line["row"], SKY)
