@@ -172,7 +172,8 @@ def test_what_is_shown_is_written_and_byte_stable(full, tmp_path):
     before = {path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
     coherence.write_coherence(full, tmp_path)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
-    assert set(before) == {"contrasts.csv", "cells.csv", "draws.csv"} and before["contrasts.csv"].count(b"\n") == 9
+    assert set(before) == {"contrasts.csv", "cells.csv", "draws.csv", "decays.csv"}
+    assert before["contrasts.csv"].count(b"\n") == 9
 
 
 def test_distance_and_reach_are_means_over_blocks_before_training(full):

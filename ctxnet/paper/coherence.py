@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ctxnet.models.variants import VARIANTS
-from ctxnet.paper import results, statistics, studies, words
+from ctxnet.paper import decays, results, statistics, studies, words
 from ctxnet.paper.contrasts import family, variance_parts
 
 PROTOCOL = "context"
@@ -22,7 +22,7 @@ CROSSED = ("starved_shiftmap", "starved_permutemap")
 GRID = 5  # draws, and sets of weights, of a crossed grid
 FEWEST = statistics.MIN_SEEDS  # replicates of a cell from which its interval is shown
 COMMAND = f"python -m ctxnet campaign --protocol {PROTOCOL}"
-FILES = {"contrasts": "tables/contrasts.csv", "cells": "tables/cells.csv", "draws": "tables/draws.csv"}
+FILES = {name: f"tables/{name}.csv" for name in ("contrasts", "cells", "draws")} | {"decays": decays.FILE}
 
 
 def planned(root="."):
@@ -258,6 +258,6 @@ def story(root="."):
 
 def write_coherence(root=".", home=None):
     """Write what the tables show with :func:`words.write_frames`, into ``results/context`` unless ``home`` is given."""
-    made = {"contrasts": contrasts, "cells": cells, "draws": draws}
+    made = {"contrasts": contrasts, "cells": cells, "draws": draws, "decays": decays.decays}
     home = home or Path(root) / "results" / PROTOCOL
     return words.write_frames(home, {FILES[name]: make(root) for name, make in made.items()})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ctxnet import provenance
 from ctxnet.files import read_sealed
-from ctxnet.paper import few, pays, reach, words
+from ctxnet.paper import decays, few, pays, reach, words
 from ctxnet.paper.figures import law
 from ctxnet.paper.results import load_provenance, load_records, make_command
 from ctxnet.records import read_provenance, read_table
@@ -26,7 +26,7 @@ RECORDS = {
     "timm": ("", "networks of timm", "results/timm/networks.jsonl", "probe-images"),
     "reach": ("", "", "results/probe_d*/runs/*/seed*/provenance.json", "probe-images"),
     "pathfinder": ("", "", "results/pathfinder_*/runs/*/seed*/provenance.json", ""),
-    **{name: ("", "", f"results/{name}/runs/*/seed*/provenance.json", "") for name in pays.PROTOCOLS},
+    **{name: ("", "", f"results/{name}/runs/*/seed*/provenance.json", "") for name in (*pays.PROTOCOLS, *decays.PROTOCOLS)},
     **{name: ("", "", f"results/{name}/runs/*/seed*/provenance.json", "probe-images") for name in few.PROTOCOLS},
     "degradation": ("train_own", "", "results/degradation*/runs/*/seed*/provenance.json", ""),
 }
