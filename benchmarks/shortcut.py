@@ -15,7 +15,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from benchmarks.common import report
 from ctxnet.data.pathfinder import find_marks, make_pathfinder
-from ctxnet.paper.reach import TASKS
+from ctxnet.paper.reach import READS, TASKS
 from ctxnet.paper.statistics import wilson_interval
 from ctxnet.training import load_params, load_protocol
 
@@ -74,9 +74,8 @@ def measure(protocol, settings, *, images):
         sets.append((labels, far, directions(shown, marks)))
     (labels, *seen), (truth, *asked) = sets
     bins = [(far // BIN).astype(int) for far, _ in (seen, asked)]
-    found = {"distance": answers(bins[0], labels, bins[1]), "distance and directions": boosted(seen, labels, asked)}
-    rows = []
-    for reads, answered in found.items():
+    rows, found = [], (answers(bins[0], labels, bins[1]), boosted(seen, labels, asked))
+    for reads, answered in zip(READS, found, strict=True):
         right = answered == truth
         low, high = wilson_interval(int(right.sum()), len(right))
         shares = (100 * share for share in (right.mean(), low, high))

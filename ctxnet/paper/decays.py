@@ -57,8 +57,9 @@ def table(root="."):
     settings = results.settings_of(LINEAR, root)
     caption = (
         f"ResNet-50 at {settings.image_size} px in {settings.epochs} epochs, by how the learning rate falls; all else is as "
-        f"in `context` (seeds of the linear decay: those of `{LINEAR}`). Top-1, training loss of the last epoch, and the "
-        "difference to the linear decay; intervals over seeds and images, not corrected. Exploratory."
+        f"in `context`, but that steps are warmed up in whole epochs (seeds of the linear decay: those of `{LINEAR}`). "
+        "Top-1, training loss of the last epoch, and the difference to the linear decay; intervals over seeds and images, "
+        "not corrected. Exploratory."
         f"{words.one_seed(frame)}"
     )
     header, rows = words.filled(columns, frame.to_dict("records"))

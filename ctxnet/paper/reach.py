@@ -31,6 +31,7 @@ COMMANDS = {
     "pathfinder": "for n in 6 9 14; do python -m ctxnet campaign --protocol pathfinder_$n; done",
 }
 SHORTCUT = "results/benchmarks/shortcut-cpu.csv"  # of benchmarks.shortcut
+READS = ("distance", "distance and directions")  # of the two marks, and of the dashes beside them: what its readers know
 FILES = {name: f"tables/{name}.csv" for name in ("reach", "looks", "pathfinder")}
 GROUPS = {  # panels of figures, and the order of tables
     "as the thesis has them": ("resnet50", "resnet50_dilated4", "resnet50_perm1", "resnet50_random_dilated8"),
@@ -143,7 +144,7 @@ def perfect(task, dose, root=".", images=200):
 def shortcut(root="."):
     """Top-1 in percent of readers that follow no path, as ``benchmarks.shortcut`` measured it.
 
-    {"distance" of the two marks, or "distance and directions": {dashes: percent}}; {} where nothing was measured.
+    {one of :data:`READS`: {dashes: percent}}; {} where nothing was measured.
     """
     path = Path(root) / SHORTCUT
     groups = pd.read_csv(path).groupby("reads") if path.exists() else ()
@@ -152,15 +153,14 @@ def shortcut(root="."):
 
 def _shortcut_text(root):
     """:func:`shortcut` as sentences with a space before them, "" without."""
-    told = {
-        reads: ", ".join(f"{value:.1f} % at {dashes} dashes" for dashes, value in seen.items())
-        for reads, seen in shortcut(root).items()
-    }
-    if not told:
+    known = shortcut(root)
+    if not known:
         return ""
+    seen = [known[reads].items() for reads in READS]
+    alone, ways = (", ".join(f"{value:.1f} % at {dashes} dashes" for dashes, value in one) for one in seen)
     return (
-        f" Readers that follow nothing: the distance of the two marks alone is right on {told['distance']}; with the "
-        f"direction in which the next dash lies at each of them, {told['distance and directions']}."
+        f" Readers that follow nothing: the distance of the two marks alone is right on {alone}; with the direction in "
+        f"which the next dash lies at each of them, {ways}."
     )
 
 
@@ -352,7 +352,7 @@ def story(root="."):
             f"seeds of each row: {words.span(longest['n'])}."
         )
         if known := shortcut(root):
-            alone, ways = (known[reads][longest["dose"].iloc[0]] for reads in ("distance", "distance and directions"))
+            alone, ways = (known[reads][longest["dose"].iloc[0]] for reads in READS)
             said += (
                 f" Without following a path, the distance of the two marks gives {alone:.1f} % there, and with the "
                 f"directions of the dashes beside them {ways:.1f} %."

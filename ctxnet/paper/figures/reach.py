@@ -145,7 +145,7 @@ def paths(root="."):
     axes, alone = fig.subplots(1, len(pathfinder.LENGTHS), sharey=True), reach.shortcut(root)
     for ax, dashes in zip(axes, pathfinder.LENGTHS, strict=True):
         ax.axvline(100 * reach.CHANCE["pathfinder"], color=GREY, linestyle=":", linewidth=1)
-        for reads, style in (("distance", "-."), ("distance and directions", (0, (6, 1.5, 1, 1.5, 1, 1.5)))):
+        for reads, style in zip(reach.READS, ("-.", (0, (6, 1.5, 1, 1.5, 1, 1.5))), strict=True):
             if reads in alone:
                 ax.axvline(alone[reads][dashes], color=GREY, linestyle=style, linewidth=1)
         ax.axvline(100 * reach.perfect("pathfinder", dashes, root, images=30), color=GREY, linestyle="--", linewidth=1)
