@@ -270,9 +270,9 @@ def table(protocol, root="."):
 
 def _about_blind(protocol, shown, root):
     """Of which of the rows ``shown`` a claim says something about zero padding; "" where of none, or nobody measured it."""
-    wiring = {name: row["blind"] for name, row in results.load_wiring(protocol, root).items() if name in shown}
-    shares = {VARIANTS[name].label: sum(blind) / len(blind) for name, blind in wiring.items()}
-    named = [f"{label} ({100 * share:.0f} %)" for label, share in shares.items() if share > results.BLIND]
+    wiring = results.load_wiring(protocol, root)
+    shares = {name: results.blind_share(row)[0] for name, row in wiring.items() if name in shown}
+    named = [f"{VARIANTS[name].label} ({100 * share:.0f} %)" for name, share in shares.items() if share > results.BLIND]
     if not named:
         return ""
     return (

@@ -96,9 +96,8 @@ def cells(root="."):
     rows = []
     for name in results.rows_shown(PROTOCOL, root):
         mine, about = runs[runs["variant"] == name], wiring.get(name, {})
-        blind = about.get("blind", [math.nan])
         row = dict.fromkeys(CELL_COLUMNS, math.nan) | {"row": name, "architecture": VARIANTS[name].label, "n": len(mine)}
-        row |= {"interval_over": "", "blind": 100 * sum(blind) / len(blind)}
+        row |= {"interval_over": "", "blind": 100 * results.blind_share(about)[0]}
         row |= {key: about.get(key, math.nan) for key in ("parameters", "multiply_adds")}
         if len(mine):
             row |= results.accuracy(answers[name][1]) | {"sd": mine["top1"].std()}

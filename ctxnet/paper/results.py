@@ -258,6 +258,16 @@ def load_wiring(protocol, root="."):
     return rows if said and all(getattr(settings, key, None) == value for key, value in said.items()) else {}
 
 
+def blind_share(row):
+    """(mean, lowest, highest) of a row's shares of blind weights over draws; NaN of an empty one.
+
+    Args:
+        row: dict, as :func:`load_wiring` gives it.
+    """
+    shares = row.get("blind", [math.nan])
+    return sum(shares) / len(shares), min(shares), max(shares)
+
+
 def blind(root="."):
     """Shares of weights that see nothing but padding (:func:`load_wiring`), means over draws, as a DataFrame: ``row``,
     ``architecture`` and the protocols of :data:`SIZES`, NaN where it was not measured."""
@@ -266,8 +276,7 @@ def blind(root="."):
     for row in [row for row in VARIANTS if any(row in rows for rows in found.values())]:
         line = {"row": row, "architecture": VARIANTS[row].label}
         for name, rows in found.items():
-            shares = rows.get(row, {}).get("blind", [math.nan])
-            line[name] = sum(shares) / len(shares)
+            line[name] = blind_share(rows.get(row, {}))[0]
         lines.append(line)
     return pd.DataFrame(lines, columns=["row", "architecture", *SIZES])
 
@@ -384,13 +393,13 @@ def _completed(lines, protocol, root):
     """Lines as :func:`row` gives them as a frame, with what takes more than them: the corrected p, and the blind weights."""
     frame = pd.DataFrame(lines, columns=COLUMNS)
     corrected, wiring = corrected_ps(protocol, root), load_wiring(protocol, root)
-    shares = [wiring.get(name.rpartition(":")[2], {}).get("blind", [math.nan]) for name in frame["variant"]]
+    shares = [blind_share(wiring.get(name.rpartition(":")[2], {})) for name in frame["variant"]]
     return frame.assign(
         p_holm=[corrected.get(name, math.nan) for name in frame["variant"]],
         tests=len(corrected),
-        blind=[sum(each) / len(each) for each in shares],
-        blind_low=[min(each) for each in shares],
-        blind_high=[max(each) for each in shares],
+        blind=[mean for mean, _, _ in shares],
+        blind_low=[low for _, low, _ in shares],
+        blind_high=[high for _, _, high in shares],
     )
 
 
