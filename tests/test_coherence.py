@@ -157,11 +157,14 @@ def test_the_variance_of_the_draw_needs_the_whole_grid(tmp_path):
         run(tmp_path, "starved_shiftmap", label, grid[draw, init])
     row = coherence.draws(tmp_path).set_index("row").loc["starved_shiftmap"]
     assert row["runs"] == 24 and math.isnan(row["draw"]) and "24 of 25" in coherence.draw_table(tmp_path).markdown()
+    assert not coherence.draw_table(tmp_path).after
     run(tmp_path, "starved_shiftmap", labels[-1][2], grid[4, 4])
     row = coherence.draws(tmp_path).set_index("row").loc["starved_shiftmap"]
     expected = variance_parts(100 * np.round(grid, 3))
     assert row["draw"] == pytest.approx(expected["draw"] ** 0.5) and row["draw_low"] < row["draw"] < row["draw_high"]
-    assert row["p_draw"] < 0.001 and "open" not in coherence.draw_table(tmp_path).rows[0][2]
+    table = coherence.draw_table(tmp_path)
+    assert row["p_draw"] < 0.001 and "open" not in table.rows[0][2]
+    assert table.after.endswith(f"one offset, whole map: a part is shown, {row['draw_high']:.2f} points at most.")
     cells = {line[0]: line for line in coherence.cell_table(tmp_path).rows}
     assert cells["starved, one offset, whole map"][5].startswith(f"{row['draw']:.2f} (")
     assert cells["starved, permuted, whole map"][5] == "open: 0 of 25 runs"

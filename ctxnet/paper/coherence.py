@@ -217,9 +217,9 @@ def _plus_minus(line, key, form):
     return words.or_dash(line[key], form) + ("" if words.unknown(half) else f" ± {half:{form}}")
 
 
-def _table(number, name, columns, frame, caption):
+def _table(number, name, columns, frame, caption, after=""):
     header, rows = words.filled(columns, frame.to_dict("records"))
-    return words.Table(header, rows, range(1, len(header)), number, caption, rests_on=(PROTOCOL,), file=FILES[name])
+    return words.Table(header, rows, range(1, len(header)), number, caption, after, rests_on=(PROTOCOL,), file=FILES[name])
 
 
 def draw_table(root="."):
@@ -231,10 +231,21 @@ def draw_table(root="."):
     }  # fmt: skip
     caption = (
         f"Where the scatter of a row comes from: {GRID} draws of positions by {GRID} sets of initial weights, standard "
-        "deviations in points of top-1 with 95 % intervals (two-way random effects; Williams, 1962). Nothing is said of a "
-        "grid with holes."
+        "deviations in points of top-1 with 95 % intervals (two-way random effects; Williams, 1962). An interval that ends "
+        "near zero comes of means that agree better than the rest lets expect, which is chance: it is no sign of "
+        "precision. Nothing is said of a grid with holes."
     )
-    return _table("6.3", "draws", columns, draws(root), caption)
+    frame = draws(root)
+    return _table("6.3", "draws", columns, frame, caption, after=_about_draws(frame))
+
+
+def _about_draws(frame):
+    """Whether the draw of positions adds to the scatter, for each whole grid of :func:`draws`; "" without one."""
+    said = []
+    for line in frame.dropna(subset="p_draw").to_dict("records"):
+        shown = "a part is shown" if line["p_draw"] <= statistics.LEVEL else "no part is shown"
+        said.append(f"{VARIANTS[line['row']].label}: {shown}, {line['draw_high']:.2f} points at most")
+    return f"What the draw of positions adds, at 95 % and not corrected: {'; '.join(said)}." if said else ""
 
 
 def _sd(line, part):
