@@ -103,6 +103,16 @@ def test_the_first_look_settles_what_is_clear_and_leaves_the_rest_open(tmp_path)
     assert {row[5] for row in table.rows} == {"6 of 12"} and "with the first 6 and with all 12 replicates" in table.caption
 
 
+def test_what_came_after_the_first_look_is_not_said_to_be_tested(tmp_path):
+    first, more = tmp_path / "first", tmp_path / "more"
+    for root, count in ((first, 6), (more, 7)):
+        root.mkdir()
+        made(root, range(count))
+    told = coherence.story(more)
+    assert told.replace("has 7 of 12", "has 6 of 12") == coherence.story(first) and told.count("n = 6).") == 8
+    assert {row[5] for row in coherence.contrast_table(more).rows} == {"7 of 12; 6 tested"}
+
+
 def test_with_all_replicates_there_are_verdicts(full):
     found = coherence.contrasts(full).set_index("contrast")
     assert dict(found["verdict"]) == {

@@ -157,7 +157,7 @@ def contrast_table(root="."):
     """:func:`contrasts` as a :class:`ctxnet.paper.words.Table`."""
     frame = contrasts(root)
     columns = studies.contrast_columns("cell") | {
-        "n": lambda line: f"{words.span((line['n'], line['most']))} of {line['planned']}",
+        "n": _there,
         "params M": lambda line: _pair(line, "parameters", 1e6, ".3f"),
         "multiply-adds M": lambda line: _pair(line, "multiply_adds", 1e6, ".2f"),
         "training loss": lambda line: _pair(line, "train_loss", 1, ".3f"),
@@ -165,7 +165,7 @@ def contrast_table(root="."):
     caption = (
         f"The {len(frame)} contrasts that were written down before their runs, in points of top-1: estimate with its 95 % "
         f"interval over replicates (Welch's, on the same validation images), p after Holm's correction for all "
-        f"{len(frame)}, of the contrary where that is what was shown, margin of equivalence, replicates of each cell. "
+        f"{len(frame)}, of the contrary where that is what was shown, margin of equivalence, replicates at hand. "
         f"{_when(root)} Parameters without classifier, multiply-adds per image and training loss of the last epoch: cells "
         "with positive / negative weight, loss as the mean over the replicates that are there."
     )
@@ -182,6 +182,12 @@ def _when(root):
     first, last = looks.pop()
     return (f"A contrast is tested twice, with the first {first} and with all {last} replicates of every cell, each time at "
             "half the level (p is doubled), and open until then, whatever it looks like.")  # fmt: skip
+
+
+def _there(line):
+    """Replicates of the cells, and how many of each the numbers rest on where some came after the test."""
+    told = f"{words.span((line['n'], line['most']))} of {line['planned']}"
+    return f"{told}; {line['looked']} tested" if 0 < line["looked"] < line["most"] else told
 
 
 def _pair(line, key, unit, form):

@@ -128,11 +128,11 @@ def came_of(line, of):
 
 
 def numbers(line):
-    """Estimate, interval, p and replicates of a contrast that has been tested, in brackets; "" for any other."""
+    """Estimate, interval, p and the replicates they rest on of a contrast that has been tested, in brackets; else ""."""
     if words.unknown(line["estimate"]):
         return ""
     p = words.p_said(line["p_holm"])
     if line["verdict"] == "refuted":
         p = f"{words.p_said(line['p_against'])} for the contrary"
-    between = f"95 %: {words.between(line['low'], line['high'])}; {p}, Holm; n = {line['n']}"
+    between = f"95 %: {words.between(line['low'], line['high'])}; {p}, Holm; n = {line['looked']}"
     return words.minus(f" ({line['estimate']:+.2f} points, {between})")
