@@ -1,6 +1,7 @@
 """One run by several processes: the losses, the files and the end of one that is trained by a single process."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,8 +92,7 @@ def test_torchrun_starts_it_as_well(project, alone):
                "train", "--protocol", "quick", "--variant", VARIANT, "--seed", "0", "--quiet", "--root", project, "--params",
                project / "params.yaml"]  # fmt: skip
     folder = project / "results/quick/runs" / VARIANT / "seed0"
-    for path in folder.iterdir():
-        path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("resnet18 seed 0: top-1") == 1 and close(read_history(folder), alone)
